@@ -1,4 +1,4 @@
-"""Functions that are sent by value need the version of Python that made them."""
+"""The Python versions that functions by value require, because they run only on the version that created them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
 
 MAX_VERSIONS_NAMED = 10
-"""Maximum number of versions of Python in the error of each call that finds none of them its own."""
+"""Maximum number of Python versions in the error of a call for which there is no worker."""
 
 
 class PythonVersions:
-    """Whether some worker has the version of Python that a function needs."""
+    """The check whether some worker has the Python version that a function requires."""
 
     def __init__(self, roster: Roster, functions: FunctionTable) -> None:
         self._roster = roster
@@ -21,7 +21,7 @@ class PythonVersions:
     def refusal(
         self, task_id: TaskId, function: FunctionEntry, initializer: FunctionEntry | None
     ) -> m.Outcome | None:
-        """How a call of these ends that no worker who is here can run; None if one can, or if none is here."""
+        """Return the outcome of a call that no present worker can run, and None if one can or if there is no worker."""
         if self._roster.workers:
             for entry in (function, initializer):
                 if entry is not None and entry.requirements and not self._is_provided(entry):
@@ -29,13 +29,13 @@ class PythonVersions:
         return None
 
     def unprovided(self) -> set[FunctionEntry]:
-        """Functions that none of the workers who are here can run."""
+        """Return the functions that none of the present workers can run."""
         provided = {name for worker in self._roster.workers.values() for name in worker.provides}
         needing = [f for f in self._functions.entries() if f.requirements]
         return {f for f in needing if provided.isdisjoint([name for name, _ in f.requirements])}
 
     def _is_provided(self, function: FunctionEntry) -> bool:
-        """Whether any worker has the version of Python that a function needs."""
+        """Return whether any worker has the Python version that a function requires."""
         return any(
             name in worker.provides
             for worker in self._roster.workers.values()

@@ -1,4 +1,4 @@
-"""The clients and workers that are in the cluster, the size of the cluster, and who is to be looked at this turn."""
+"""The clients and workers in the cluster, the size of the cluster, and the peers to look at in this turn."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Roster:
         self.clients: dict[ClientId, ClientSession] = {}
         self.workers: dict[WorkerId, WorkerSession] = {}
         self.worker_names: set[str] = set()
-        """Maintained incrementally, as `slots` is, because thousands of workers may join at once."""
+        """The names of all workers; maintained incrementally, because thousands of workers may join at once."""
         self.slots = 0
-        """Total over all workers."""
+        """The number of slots of all workers; maintained incrementally, too."""
         self.workers_with_room: dict[WorkerSession, None] = {}
-        """Workers that may have room for another task."""
+        """The workers that may have room for another task."""
         self.pending_flush: dict[Peer, None] = {}
-        """Peers with something in their outbox."""
+        """The peers with something in their outbox."""
         self._resized = False
 
     # --- clients ---
@@ -29,11 +29,11 @@ class Roster:
         self.clients[client.id] = client
 
     def remove_client(self, client: ClientSession) -> bool:
-        """Whether a client of that id was there."""
+        """Remove a client; return whether there was one with this id."""
         return self.clients.pop(client.id, None) is not None
 
     def has_client(self, client: ClientSession) -> bool:
-        """Whether this very session is there, and not another one of the same client."""
+        """Return whether this very session is present, and not another one of the same client."""
         return self.clients.get(client.id) is client
 
     # --- workers ---
@@ -54,12 +54,13 @@ class Roster:
         self._resized = True
 
     def has_worker(self, worker: WorkerSession) -> bool:
-        """Whether this very session is there, and not another one of the same worker."""
+        """Return whether this very session is present, and not another one of the same worker."""
         return self.workers.get(worker.id) is worker
 
     def worker_named(self, name: str) -> WorkerSession | None:
-        """The worker with that id or, if there is none, with that name."""
-        known = self.workers.get(WorkerId(name))  # first, for anybody may call itself like somebody's id
+        """Return the worker with that id or, if there is none, with that name."""
+        # the id comes first, because anybody may use somebody's id as a name
+        known = self.workers.get(WorkerId(name))
         if known is not None:
             return known
         return next((worker for worker in self.workers.values() if name == worker.name), None)
@@ -70,7 +71,7 @@ class Roster:
         self._resized = True
 
     def take_resized(self) -> bool:
-        """Whether the number of slots in the cluster may have changed since this was last asked."""
+        """Return whether the number of slots in the cluster may have changed since the last call."""
         resized, self._resized = self._resized, False
         return resized
 
@@ -83,20 +84,20 @@ class Roster:
         self.workers_with_room.pop(worker, None)
 
     def flush_later(self, peer: Peer) -> None:
-        """Something was put into the peer's outbox."""
+        """Note that something was put into the peer's outbox."""
         self.pending_flush[peer] = None
 
     def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
-        """Have the worker stop an attempt that nobody waits for."""
+        """Make the worker stop an attempt for which nobody waits."""
         self.cancel_at(worker, task_id, running=True)
 
     def cancel_at(self, worker: WorkerSession, task_id: TaskId, *, running: bool) -> None:
-        """Have the worker cancel a task; `running`: even if it runs."""
+        """Make the worker cancel a task; `running` includes a running task."""
         worker.cancels.append(CancelRequest(task_id, running))
         self.flush_later(worker)
 
     def take_pending(self) -> Peer | None:
-        """A peer that is still here and has something in its outbox; each is returned once."""
+        """Return a present peer that has something in its outbox, or None; each is returned once."""
         while self.pending_flush:
             peer = self.pending_flush.popitem()[0]
             if isinstance(peer, WorkerSession):

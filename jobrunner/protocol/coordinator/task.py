@@ -1,8 +1,8 @@
-"""The life of a task: its states, which of them may follow which, and the coordinator's record of it.
+"""The life of a task: its states, the moves between them, and the coordinator's record of it.
 
-The law: a task moves only along the table below, and reaches exactly one of the three terminal states. Whatever
-handles a message must therefore ask first whether the message still applies (its attempt, its worker), and a move
-that the table does not list is a bug: it raises, with the task's history.
+The law: a task moves only along the table below, and reaches exactly one of the three terminal states. The handler of a
+message must therefore first check whether the message still applies (its attempt, its worker). A move that is not in
+the table is a bug, and raises an error with the task's history.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ class TaskState(IntEnum):
     """The states of a task."""
 
     WAITING = 0
-    """Not to be run yet: it needs other tasks, waits for the time of its retry, or some worker may have it already."""
+    """The task may not run yet: it depends on others, waits for its retry, or a worker may already have it."""
     QUEUED = 1
     ASSIGNED = 2
-    """With a worker, which may or may not have started it."""
+    """A worker has the task, and may or may not have started it."""
     RUNNING = 3
-    """Started, and long enough under way for its worker to say so."""
+    """The task was started and has been running for long enough to be announced."""
     CANCELLING = 4
-    """Its worker was asked to stop it; the slot is not free before that is confirmed."""
+    """The worker was asked to stop the task; the slot is not free before that is confirmed."""
     SUCCEEDED = 5
     FAILED = 6
     CANCELLED = 7
 
     __hash__ = (
         int.__hash__
-    )  # an enum's own is a function in Python, and states are looked up for each message
+    )  # an enum's own hash is a Python function, and states are looked up for each message
 
     @property
     def label(self) -> str:
@@ -52,12 +52,12 @@ WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING, SUCCEEDED, FAILED, CANCELLED = T
 STATE_NAMES = tuple(state.label for state in TaskState)
 TERMINAL = frozenset((SUCCEEDED, FAILED, CANCELLED))
 ACTIVE = frozenset((ASSIGNED, RUNNING, CANCELLING))
-"""States in which a worker has the task."""
+"""The states in which a worker has the task."""
 
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    # ASSIGNED: a worker turns out to have it; FAILED: what it needs did not succeed, or it may not run (again)
+    # ASSIGNED: a worker turns out to have it; FAILED: a dependency failed, or it may not run (again)
     WAITING: frozenset((QUEUED, ASSIGNED, FAILED, CANCELLED)),
-    QUEUED: frozenset((ASSIGNED, FAILED, CANCELLED)),  # FAILED: it could not be written down
+    QUEUED: frozenset((ASSIGNED, FAILED, CANCELLED)),  # FAILED: it could not be written to the journal
     ASSIGNED: frozenset((RUNNING, CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
     RUNNING: frozenset((CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
     CANCELLING: frozenset((QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),  # back, if the wish was withdrawn
@@ -68,25 +68,27 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
 
 
 class IllegalTransition(AssertionError):
-    """A core tried a move that the table does not allow: a bug in jobrunner."""
+    """The error of a move that the table does not allow, which is a bug in jobrunner."""
 
 
 MAX_HISTORY_LINES = 40
-"""Of one task's history; of more, those in the middle are left out. The history is written to the journal with each
-attempt."""
+"""Maximum number of lines of one task's history; lines in the middle are omitted.
+
+The history is written to the journal with each attempt.
+"""
 
 MAX_HISTORY_LINE_LENGTH = 2000
-"""Of one line."""
+"""Maximum number of characters of one line."""
 
 MAX_HISTORY_LENGTH = 10_000
-"""Characters of one task's history: a client may have very many tasks, each of which fails at length."""
+"""Maximum number of characters of one task's history, because a client may have very many tasks with long errors."""
 
 DEPENDENCY_BYTES = 500
-"""What a call takes here for each call whose result it needs, about."""
+"""Approximate size in bytes of a call's dependency at the coordinator."""
 
 
 def call_size(payload: Payload, options: TaskOptions, depends_on: tuple[TaskId, ...]) -> int:
-    """Bytes of a call that its client determines."""
+    """Return the size in bytes of a call's parts that its client determines."""
     size = kept_size(payload)
     if options.retry_on:
         size += len(options.retry_on)
@@ -100,7 +102,7 @@ def call_size(payload: Payload, options: TaskOptions, depends_on: tuple[TaskId, 
 def required_of(
     amounts: Requirements, function: FunctionEntry, initializer: FunctionEntry | None
 ) -> Requirements:
-    """What the worker of a call must provide, beside the modules."""
+    """Return what the worker of a call must provide, without modules."""
     required = amounts + function.requirements if function.requirements else amounts
     if initializer is not None and initializer.requirements:
         required += tuple(each for each in initializer.requirements if each not in required)
@@ -108,22 +110,22 @@ def required_of(
 
 
 class Interest:
-    """Who wants to know how a task ends, beside its own client."""
+    """The tasks and clients that want to know how a task ends, beside its own client."""
 
     __slots__ = ("asked", "dependents", "since", "watchers")
 
     def __init__(self, now: float) -> None:
         self.dependents: dict[TaskRecord, None] = {}
-        """Unfinished tasks that need its result."""
+        """The unfinished tasks that depend on it."""
         self.watchers: dict[ClientId, None] = {}
-        """Clients that are here."""
+        """The watching clients, which are connected."""
         self.since = now
         self.asked: dict[ClientId, None] = {}
-        """Clients that were asked for its result and have not said that they cannot tell."""
+        """The clients that were asked for its result and have not answered that they do not know it."""
 
 
 class TaskRecord:
-    """What the coordinator knows of one task. A hundred thousand of these must be cheap."""
+    """The coordinator's record of one task. It must be small, because there may be a hundred thousand."""
 
     __slots__ = (
         "amounts",
@@ -182,56 +184,56 @@ class TaskRecord:
         self.payload = payload
         self.span = span
         self.weight = span if isinstance(span, int) else 1
-        """What it counts for in all numbers that are shown: a bundle is as many calls."""
+        """The number of calls for which the task counts in all displayed numbers; a bundle counts as its calls."""
         self.options = options
         self.amounts = requirements_of(options.resources)
-        """What it takes of its worker's resources."""
+        """The resources that it takes from its worker."""
         self.requirements = required_of(self.amounts, function, initializer)
-        """What its worker must have."""
+        """The requirements that its worker must meet."""
         self.initializer = initializer
         self.depth = depth
         self.state: TaskState = QUEUED
         self.worker: WorkerSession | None = None
         self.attempt = 0
-        """The number of the last assignment: a worker's word counts only with the present one."""
+        """The number of the last assignment; a worker's report counts only for the present one."""
         self.unbegun = 0
-        """How many of these are known never to have begun."""
+        """The number of attempts that are known never to have begun."""
         self.asked = 0
-        """The last attempt, of a chunk, that was asked to give back what it has not begun; see `division`."""
+        """The last attempt of a chunk that was asked to give back elements that have not begun, see `division`."""
         self.suspected = 0
         """The last attempt that was counted as a crash because its worker was lost."""
         self.ended = 0
-        """The last attempt that is known to have ended or never to have begun: no worker can still have it."""
+        """The last attempt that is known to have ended or never to have begun, so that no worker has it any more."""
         self.failures = 0
-        """Attempts that ended because the user's function raised or ran out of time."""
+        """The number of attempts that ended because the user's function raised an error or ran out of time."""
         self.crashes = 0
-        """Attempts that ended because the process or the worker died."""
+        """The number of attempts that ended because the process or the worker died."""
         self.cancel_asked = False
         self.estimate = 0.0
-        """Seconds that this attempt was expected to take when it was assigned."""
+        """The expected duration of this attempt in seconds, at the time of its assignment."""
         self.submitted = now
         self.since = now
-        """When it entered its present state."""
+        """The time when it entered its present state."""
         self.outcome: Outcome | None = None
         self.history: list[str] | None = None
         self.delayed = False
-        """It waits for a time, see Dispatcher.delay."""
+        """True if it waits for a time, see Dispatcher.delay."""
         self.depends_on: tuple[TaskId, ...] = ()
         self.dependency_results: dict[TaskId, Payload] | None = None
-        """The results of the tasks that it needs, as far as they are known."""
+        """The results of the tasks on which it depends, as far as they are known."""
         self.found = 0
-        """How many of these, the first ones, are known not to be sought any more."""
+        """The number of dependencies, from the first on, that nobody looks for any more."""
         self.unresolved_count = 0
-        """How many of these are not known yet."""
+        """The number of dependencies whose results are not known yet."""
         self.failed_dependency: Outcome | None = None
-        """What it ends with, since a task that it needs did not succeed."""
+        """The outcome with which it ends because a dependency failed."""
         self.interest: Interest | None = None
         self.claimed = False
-        """A worker had its present attempt before this coordinator knew the task."""
+        """True if a worker had its present attempt before this coordinator knew the task."""
         self.wait: Wait | None = None
-        """What it waits for, at its worker; see `deadlocks`."""
+        """The calls for which it waits at its worker, see `deadlocks`."""
         self.may_have_run = False
-        """Some coordinator before this one may have had it run."""
+        """True if an earlier coordinator may have run it."""
 
     @property
     def name(self) -> str:
@@ -239,26 +241,26 @@ class TaskRecord:
 
     @property
     def begun(self) -> int:
-        """The attempts that have begun, or may have, the present one among them: what people are told."""
+        """The number of attempts that have begun or may have, including the present one, as users see it."""
         return self.attempt - self.unbegun
 
     def not_begun(self) -> None:
-        """The present attempt is over, and was none: nothing of it has run anywhere."""
+        """Note that the present attempt has ended without having begun anywhere."""
         self.ended = self.attempt
         self.unbegun += 1
 
     @property
     def size(self) -> int:
-        """Bytes that its owner is charged with."""
+        """The size in bytes that its owner is charged."""
         return call_size(self.payload, self.options, self.depends_on)
 
     @property
     def elements(self) -> int:
-        """Calls in it: 1, or those of a chunk or a bundle."""
+        """The number of calls in it: 1, or those of a chunk or a bundle."""
         return calls_in(self.span)
 
     def move(self, state: TaskState, now: float) -> None:
-        """Enter `state`. Raises IllegalTransition for a move that the table does not list."""
+        """Enter `state`. Raises IllegalTransition for a move that is not in the table."""
         if state not in TRANSITIONS[self.state]:
             raise IllegalTransition(
                 f"task {self.id} cannot go from {self.state.label} to {state.label}; "
