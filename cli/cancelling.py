@@ -29,5 +29,5 @@ def cancel_all(admin: Canceller, task_ids: Iterable[str]) -> list[dict[str, Any]
 
 
 def worked(answer: Mapping[str, Any]) -> bool:
-    """Whether the task is cancelled, or its process is being stopped right now."""
+    """Return whether the task is cancelled, or its process is being stopped right now."""
     return bool(answer["cancelled"]) or answer["state"] == "cancelling"

@@ -57,7 +57,7 @@ class Bundle:
 
     @property
     def full(self) -> bool:
-        """Return whether the results are too large to collect more of them, so that the other calls are given back."""
+        """Whether the results are too large to collect more of them, so that the other calls are given back."""
         return self._full and bool(self.calls)
 
     def split(self, tell: Callable[[bytes, int], None]) -> None:

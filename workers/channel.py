@@ -260,7 +260,7 @@ class BufferedChannel:
 
     @property
     def pending(self) -> bool:
-        """Return whether data waits to be sent; call `flush` when the socket accepts more."""
+        """Whether data waits to be sent; call `flush` when the socket accepts more."""
         return bool(self._unsent)
 
     def close(self) -> None:

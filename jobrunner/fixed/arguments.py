@@ -158,7 +158,7 @@ class LoadedElements:
 
     @property
     def share_with_called(self) -> bool:
-        """Return whether some elements share objects with the called object, so that `call` must call it."""
+        """Whether some elements share objects with the called object, so that `call` must call it."""
         return bool(self._together or self._with_called)
 
     def call(self, fn: Callable[..., Any], row: int) -> Any:

@@ -32,7 +32,7 @@ class HeldObjects:
     def __init__(self, held: Held) -> None:
         self._held = held
         self._places: dict[int, int] | None = None
-        """Their places, by id; None until the first argument comes that may be one of them."""
+        """The places of these objects, by id; None until the first argument comes that may be one of them."""
         self._apart: set[int] = set()
         """The ids of those that calls can distinguish from copies."""
         self._is_current: bool | None = None

@@ -197,7 +197,7 @@ def class_numbered(number: int) -> type:
 
 
 load_alone = pickle.loads
-"""Return the value of a pickle that has no large buffers and refers to no class by its number."""
+"""The function that loads a pickle without large buffers and without references to classes by numbers."""
 
 
 def load_own(stream: bytes, buffers: Sequence[Buffer], classes: SharedClasses | None) -> Any:

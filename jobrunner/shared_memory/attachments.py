@@ -94,7 +94,7 @@ class Attachments:
 
     @property
     def in_use(self) -> bool:
-        """Return whether `trim` may have something to do, now or later."""
+        """Whether `trim` may have something to do, now or later."""
         return bool(self._idle or self._live)
 
     def add_user(self, most_idle: int) -> None:

@@ -150,7 +150,7 @@ class SegmentPool:
 
     @property
     def in_use(self) -> bool:
-        """Return whether `trim` may have something to do, now or later."""
+        """Whether `trim` may have something to do, now or later."""
         return bool(self._idle or self._returned or self._filled)
 
     def trim(self, seconds: float = IDLE_SECONDS) -> None:

@@ -42,7 +42,7 @@ class Dispatcher:
 
     @property
     def delayed(self) -> int:
-        """Return the number of entries of delayed tasks, of which some may have ended since."""
+        """The number of entries of delayed tasks, of which some may have ended since."""
         return len(self._delayed)
 
     def next_deadline(self) -> float | None:

@@ -86,7 +86,7 @@ class Declared:
 
     @property
     def fields(self) -> dict[str, Any] | None:
-        """Return the names and types of the contents of a record or of a tuple of fixed length, in their order."""
+        """The names and types of the contents of a record or of a tuple of fixed length, in their order."""
         if self.kind is tuple and self.args[-1] is not ...:
             return {f"entry_{number}": arg for number, arg in enumerate(self.args)}
         return fields_of(self.kind) if hasattr(self.kind, "_fields") else None

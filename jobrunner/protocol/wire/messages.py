@@ -187,7 +187,7 @@ class TaskSpec(NamedTuple):
     options: Options = DEFAULT_OPTIONS
     initializer: FunctionKey | None = None
     depth: Count = 0
-    """0 for a call of a program, n + 1 for a call that a task of depth n submits; deeper calls start first, because a
+    """The depth: 0 for a call of a program, n + 1 for a call of a task of depth n; deeper calls start first, because a
     task waits for them."""
     depends_on: Annotated[tuple[TaskId, ...], AtMost(MAX_DEPENDENCIES, "a call needs {} others")] = ()
     """The tasks whose results are among the arguments; the task waits for them."""

@@ -16,7 +16,7 @@ from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 
 class Leaving:
-    """Whether the worker drains, and whether it has stopped."""
+    """The end of a worker: whether it drains, and whether it has stopped."""
 
     def __init__(
         self,
