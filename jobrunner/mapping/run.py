@@ -44,32 +44,32 @@ from jobrunner.system import forks
 
 @dataclass(slots=True, eq=False)
 class Pack:
-    """Elements that were pickled together. `base` is the position of the first in the input."""
+    """Elements that were pickled together. `base` is the position of the first one in the input."""
 
     packed: Any
     base: int
     count: int
     cut: int = 0
-    """Elements that went into chunks so far."""
+    """Number of elements that went into chunks so far."""
 
 
 @dataclass(slots=True, eq=False)
 class Span:
-    """The elements [start, stop) of a pack: what one task runs. `retries` are left for each element."""
+    """The elements [start, stop) of a pack, which one task runs. `retries` are left for each element."""
 
     pack: Pack
     start: int
     stop: int
     retries: int
     divided: bool = False
-    """What was behind `stop` was given back while it ran."""
+    """True if the elements from `stop` on were given back while the task ran."""
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     @property
     def position(self) -> int:
-        """Where the first element is in the input."""
+        """The position of the first element in the input."""
         return self.pack.base + self.start
 
 
@@ -80,51 +80,55 @@ class MapRun:
         self, lifetime: Lifetime, prepared: Any, options: TaskOptions, chunksize: int | None = None
     ) -> None:
         self._lifetime: Lifetime | None = lifetime
-        """Held until the last element is done: results that somebody keeps do not keep an executor open."""
+        """The lifetime of the executor, held until the last element is done, so that kept results do not keep it open.
+        """
         self._backend: Backend = lifetime.backend
         self._prepared = prepared
         self._options = options
         self._chunksize = chunksize
         self.chunking = Chunking()
         self.taken = 0
-        """Elements taken from the input."""
+        """Number of elements taken from the input."""
         self.done = 0
-        """Elements whose result (or failure) is known."""
+        """Number of elements whose result or failure is known."""
         self.complete = False
         """True once the input is known to have ended."""
         self.on_progress: Callable[[int], None] | None = None
-        """Called with `done` after each chunk, in the thread that brought its result."""
+        """A function that is called with `done` after each chunk, in the thread that brought its result."""
         self._lock = forks.lock()
         self._arrived = threading.Condition(self._lock)
         self._awaited = -1
         self._taken_out = 0
-        """Where the chunk ends whose results are being handed out."""
+        """The end of the chunk whose results are being delivered."""
         self._packs: deque[Pack] = deque()
         self._ready: deque[Span] = deque()
-        """Chunks that wait for no window: of a fixed size, or to be run again."""
+        """Chunks of a fixed size, and chunks to run again, which wait for no window."""
         self._rests: deque[tuple[Span, int]] = deque()
-        """What chunks gave back, and how many of these elements may be in one chunk; they go before the packs."""
+        """The elements that chunks gave back, and their maximum number per chunk; they precede the packs."""
         self._flying = 0
         self._futures: dict[Future[ElementResults], Span] = {}
-        """Those of the chunks under way."""
+        """The Futures of the chunks under way."""
         self._results: dict[int, ElementResults] = {}
         self._feeding = False
         self._cancelled = False
         self._abandoned = False
         self._cause: BaseException | None = None
-        """Why it was abandoned, for a consumer who waits."""
+        """The reason why the map was abandoned, for a consumer who waits."""
         self._refusal: Exception | None = None
         self._fixing: FixingInput | None = None
         self._pauses: Pauses[Span] | None = None
-        """Once an element has to pause: they refer to this, which would otherwise wait for the collector of cycles."""
+        """The pauses, once an element needs one.
+
+        They refer to this object, which would otherwise wait for the collector of cycles.
+        """
 
     # --- the caller's thread: taking the input --------------------------------------------------------------
 
     def take_from(self, elements: Input, limit: int) -> int:
-        """Take up to `limit` elements as one pack and set them on their way; the number taken.
+        """Take up to `limit` elements as one pack and start them; return their number.
 
-        Where the input raises, what it has yielded before is on its way, and `Input.check` raises. Raises RuntimeError
-        after shutdown, BrokenExecutor, and NotSupportedError for an option that the backend refuses.
+        If the input raises, the elements that it has yielded before are started, and `Input.check` raises. Raises
+        RuntimeError after shutdown, BrokenExecutor, and NotSupportedError for an option that the backend refuses.
         """
         batch: Columns | FixedElements
         failures: dict[int, Exception] = {}
@@ -137,14 +141,15 @@ class MapRun:
             batch = elements.take(limit)
             count = len(batch[0]) if batch else 0
         with self._lock:
-            # Together with what was taken: else a result that comes now would end the map before that.
+            # This is one step with the taking, because a result that arrives now would otherwise end the map too early.
             self.complete = count < limit
             base, was_idle = self.taken, self.taken == self.done
             if not count:
                 if was_idle:
                     self._lifetime = None
                 return 0
-            self.taken += count  # first: who is about to say that this map has ended sees that it goes on
+            # this comes first, so that a thread that is about to end this map sees that it continues
+            self.taken += count
             if was_idle:
                 assert self._lifetime is not None, "the input had ended"
                 try:
@@ -168,7 +173,7 @@ class MapRun:
         self._raise_refusal()
 
     def _raise_refusal(self) -> None:
-        """Raise why the backend takes no more calls, if that is so: then nobody will ask for results."""
+        """Raise the error with which the backend refuses calls, if any, because nobody asks for results then."""
         refusal, self._refusal = self._refusal, None
         if refusal is not None:
             with self._lock:
@@ -176,7 +181,7 @@ class MapRun:
             try:
                 raise refusal
             finally:
-                del refusal, self  # what is raised knows this frame, and this would know what is raised
+                del refusal, self  # the exception knows this frame, which would know the exception
 
     def _pack_around(self, failures: dict[int, Exception], batch: Any, base: int, count: int) -> None:
         """Pack the elements between those that could not be pickled, and record these as failed."""
@@ -190,7 +195,7 @@ class MapRun:
             self._pack(_part(batch, start, count), base + start, count - start)
 
     def _pack(self, batch: Columns | FixedElements, base: int, count: int) -> None:
-        """Pickle `batch`; where that fails, its halves, so that in the end only the guilty elements fail."""
+        """Pickle `batch`, or its halves if that fails, so that in the end only the guilty elements fail."""
         try:
             packed = self._backend.pack(batch)
         except Exception as exc:
@@ -215,7 +220,7 @@ class MapRun:
     # --- any thread: feeding chunks -------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        """Submit chunks until the window is full, unless another thread is at it: that one goes on then."""
+        """Submit chunks until the window is full, unless another thread does so, which then continues."""
         with self._lock:
             if self._feeding:
                 return
@@ -226,7 +231,7 @@ class MapRun:
                 with self._lock:
                     span = self._cut(slots)
                     if span is None:
-                        self._feeding = False  # under the lock: what changes from now on is fed by its author
+                        self._feeding = False  # under the lock: the author of any later change feeds it
                         return
                     self._flying += 1
                 self._submit(span)
@@ -267,7 +272,7 @@ class MapRun:
         return span
 
     def _uncut(self) -> int:
-        """Elements that are in no chunk yet; after the first pack that is everything."""
+        """Return the number of elements that are in no chunk yet; after the first pack these are all others."""
         return self.taken - self._packs[0].base - self._packs[0].cut if self._packs else 0
 
     def _submit(self, span: Span) -> None:
@@ -280,7 +285,7 @@ class MapRun:
             with self._lock:
                 self._flying -= 1
                 if isinstance(exc, (NotSupportedError, BrokenExecutor)) or type(exc) is RuntimeError:
-                    self._refusal = exc  # it holds for all calls: `map` raises it, as `submit` does
+                    self._refusal = exc  # it holds for all calls, so `map` raises it, as `submit` does
             self._record(span.position, all_failed(exc, len(span)))
             return
         with self._lock:
@@ -292,7 +297,10 @@ class MapRun:
             self._backend.cancel_all([future])
 
     def _options_of(self, span: Span) -> TaskOptions:
-        """A chunk of several elements is not repeated as a whole: this module splits it."""
+        """Return the options of a chunk.
+
+        One of several elements is not repeated as a whole, because this module splits it.
+        """
         options = self._options
         count = len(span)
         if count == 1:
@@ -315,7 +323,7 @@ class MapRun:
         try:
             failure = future.exception()
         except CancelledError:
-            # A new one: that one knows this frame, and would keep what it is kept by.
+            # A new error: the Future's own refers to this frame, and would keep objects that keep it.
             failure = self._why_not()
         if failure is None and 0 < len(future.result()) < len(span):
             self._give_back(span, span.start + len(future.result()))
@@ -329,7 +337,7 @@ class MapRun:
         elif len(span) > 1 and not self._cancelled and isinstance(failure, (TaskLostError, TaskTimeoutError)):
             guilty = getattr(failure, "element", None)
             most = getattr(failure, "detail", {}).get("most_calls")
-            if most:  # it has not begun: where it was to run, a process makes so many calls at most
+            if most:  # it has not begun, because a process there makes only so many calls
                 self._run_again(span, cut(span.start, span.stop, most), span.retries)
             elif self._options.at_most_once:
                 self._fail_begun(span, guilty, failure)
@@ -350,7 +358,7 @@ class MapRun:
             raise
 
     def _give_back(self, span: Span, stop: int) -> None:
-        """A chunk ends at `stop`: its elements from there on have not begun, and go into other chunks."""
+        """End a chunk at `stop`; the elements from there on have not begun, and go into other chunks."""
         size, slots = _bytes_of(span.pack.packed), self._backend.max_workers
         with self._lock:
             rest = Span(span.pack, stop, span.stop, span.retries)
@@ -361,7 +369,7 @@ class MapRun:
         self._record(rest.position, all_failed(self._why_not(), len(rest)))
 
     def _may_take_longer(self, span: Span, failure: BaseException) -> bool:
-        """Whether an element that ran out of time may run again, which its backend took for a chunk."""
+        """Return whether an element may run again whose time is up, but which its backend took for a chunk."""
         options = self._options
         timed_out = span.divided and isinstance(failure, TaskTimeoutError) and not self._cancelled
         return timed_out and span.retries > 0 and options.retry_timeouts and not options.at_most_once
@@ -384,14 +392,18 @@ class MapRun:
             self._record(span.position + kept, results.part(kept, len(results)))
 
     def _fail_begun(self, span: Span, guilty: int | None, failure: BaseException) -> None:
-        """Elements that may have run must not run again; those after the guilty one have not begun."""
+        """Fail the elements that may have run and must not run again; those after the guilty one have not begun."""
         begun = span.stop if guilty is None else guilty + 1
         if begun < span.stop:
             self._run_again(span, [(begun, span.stop)], span.retries)
         self._record(span.position, all_failed(failure, begun - span.start))
 
     def _may_retry(self, exc: Any, final: bool | None) -> bool:
-        """`final`: what was said where it raised; None: nothing was, and the exception is as it was raised."""
+        """Return whether an element may be repeated.
+
+        `final` is the decision of the process where it raised; None: there is none, and the exception is the original
+        one.
+        """
         classes = self._options.retry_on
         return classes is None or (is_one_of(exc, classes) if final is None else not final)
 
@@ -410,7 +422,7 @@ class MapRun:
             self._give_up(pauses.clear())
 
     def _resume(self, spans: list[Span]) -> None:
-        """The pauses of these are over."""
+        """Run elements again whose pauses are over."""
         try:
             with self._lock:
                 cancelled = self._cancelled
@@ -429,7 +441,7 @@ class MapRun:
             self._record(span.position, all_failed(self._why_not(), len(span)))
 
     def _why_not(self) -> Exception:
-        """For an element that will not run any more."""
+        """Return the error of an element that will not run any more."""
         cause = self._cause
         if cause is None:
             return CancelledError()
@@ -462,7 +474,7 @@ class MapRun:
             lifetime.end(self)
 
     def cancel(self) -> None:
-        """Run nothing more of this map; what has started ends as it will. Does not wait."""
+        """Start nothing more of this map, without waiting; running calls end by themselves."""
         try:
             if not self.hold():
                 return
@@ -475,7 +487,10 @@ class MapRun:
             raise
 
     def hold(self) -> bool:
-        """Hand no more of this map to the backend, whose affair is what it has; False if it was cancelled before."""
+        """Give the backend no more of this map; it handles what it has.
+
+        Return False if the map was cancelled before.
+        """
         with self._lock:
             if self._cancelled:
                 return False
@@ -493,9 +508,9 @@ class MapRun:
         return True
 
     def abandon(self, cause: BaseException | None = None) -> None:
-        """Cancel, and let nobody wait for the rest: an interrupt may have torn elements out of the books.
+        """Cancel the map, and end all waits, because an interrupt may have lost elements.
 
-        `cause`: why, where it is not the consumer who abandons it and gets to know anyway.
+        `cause` is the reason, if it is not the consumer, who knows it anyway.
         """
         self._cause = cause
         try:
@@ -505,11 +520,11 @@ class MapRun:
 
     @property
     def idle(self) -> bool:
-        """Whether it has no unfinished elements, for now; see `Lifetime.end`."""
+        """Whether there are no unfinished elements for now; see `Lifetime.end`."""
         return self._abandoned or self.done == self.taken
 
     def _let_go(self) -> None:
-        """What is not done by now will not be."""
+        """End all waits, because elements that are not done will never be."""
         with self._lock:
             self._cancelled = self._abandoned = True
             lifetime, self._lifetime = self._lifetime, None
@@ -539,11 +554,11 @@ class MapRun:
                     continue
                 self._taken_out = position + len(chunk)
                 values, failures = chunk.values, chunk.failures
-                values.reverse()  # each is released when it is handed out
+                values.reverse()  # so that each is released when it is delivered
                 if refill is None and not failures:
                     position += len(values)
                     take = values.pop
-                    for _ in repeat(None, len(values)):  # `yield from` an iterator would know no `send`
+                    for _ in repeat(None, len(values)):  # `yield from` an iterator does not know `send`
                         yield take()
                     continue
                 for index in range(len(values)):
@@ -557,7 +572,7 @@ class MapRun:
             self.cancel()
 
     def ready(self, position: int) -> bool:
-        """Whether `results`, having handed out `position` elements, goes on without a wait."""
+        """Return whether `results`, after `position` elements, continues without a wait."""
         return (
             position < self._taken_out
             or position >= self.taken
@@ -566,15 +581,16 @@ class MapRun:
         )
 
     def at_end_of_chunk(self, position: int) -> bool:
-        """Whether `position` elements are all that the chunks had which were handed out."""
+        """Return whether `position` is the end of the chunks that were delivered."""
         return position == self._taken_out
 
     def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:
-        """`results`, with no more than `buffersize` elements taken beyond those handed out.
+        """Yield the results, with no more than `buffersize` elements taken beyond those delivered.
 
-        Takes the first `buffersize` at once. Iterating raises what the input raises from then on.
+        Takes the first `buffersize` elements at once. Iterating raises whatever the input raises from then on.
         """
-        most = max(1, buffersize // (2 * self._backend.max_workers))  # of one pack: it is refilled in one go
+        # of one pack, which is refilled in one go
+        most = max(1, buffersize // (2 * self._backend.max_workers))
 
         def refill(handed_out: int) -> None:
             while not self.complete and self._lifetime is not None and not self._lifetime.closed:
@@ -593,7 +609,7 @@ class MapRun:
         return self._until_closed(elements, self.results(deadline, refill))
 
     def _until_closed(self, elements: Input, results: Iterator[Any]) -> Iterator[Any]:
-        """Yield the results; raise where the executor was shut down before the input ended."""
+        """Yield the results; raise if the executor was shut down before the input ended."""
         yield from results
         if not self.complete and self._lifetime is not None:
             if elements.take(1):
@@ -609,7 +625,7 @@ class MapRun:
             self._wait(position, deadline)
 
     def _awaited_at(self, position: int) -> Awaited | None:
-        """The chunk with the element at that position, if it is under way; see `blocking`."""
+        """Return the chunk under way with the element at that position, or None; see `wait_hooks`."""
         for future, span in self._futures.copy().items():
             if span.position <= position < span.position + len(span):
                 return awaited_of([future], every=True)
@@ -624,19 +640,19 @@ class MapRun:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     unfinished = self.taken - self.done
-                    raise wait_timeout(f"{unfinished} of {self.taken} calls of map are not done in time")
+                    raise wait_timeout(f"{unfinished} of {self.taken} calls of map did not finish in time")
                 self._arrived.wait(remaining)
 
 
 def _bytes_of(packed: Any) -> int:
-    """What each chunk of a pack brings along; 0 where it is not pickled."""
+    """Return the size in bytes that each chunk of a pack carries; 0 if it is not pickled."""
     if type(packed) is bytes:
         return len(packed)
     return payload_size(packed) if isinstance(packed, (bytes, tuple)) else getattr(packed, "carried", 0)
 
 
 def _part(batch: Columns | FixedElements, start: int, stop: int) -> Columns | FixedElements:
-    """The elements [start, stop)."""
+    """Return the elements [start, stop)."""
     if isinstance(batch, FixedElements):
         return batch.part(start, stop)
     return [column[start:stop] for column in batch]
