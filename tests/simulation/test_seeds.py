@@ -234,11 +234,11 @@ def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
     real = retry.verdict
 
     def verdict(record, status, crash_limit, **rest):
-        options, record.options = record.options, record.options._replace(at_most_once=False)
+        options, record.body.options = record.body.options, record.body.options._replace(at_most_once=False)
         try:
             return real(record, status, crash_limit, **rest)
         finally:
-            record.options = options
+            record.body.options = options
 
     monkeypatch.setattr(retry, "verdict", verdict)
     find(first=20)
@@ -281,7 +281,7 @@ def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
     def submit(self, client, spec, now):
         done = real(self, client, spec, now)
         record = self._tasks.get(spec.id)
-        if record is not None and spec.options.detach and client.source:
+        if record is not None and spec.body.options.detach and client.source:
             tell_accepted(self, record)
         return done
 

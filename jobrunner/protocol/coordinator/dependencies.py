@@ -330,7 +330,7 @@ class Dependencies:
             assert record.dependency_results is not None
             if outcome.id not in record.dependency_results and self._take(record, ended):
                 record.unresolved_count -= 1
-                if record.options.detach and record.found < len(record.depends_on):
+                if record.body.options.detach and record.found < len(record.depends_on):
                     self._endings.tell_accepted(record)
             if not record.unresolved_count:
                 self._check_pieces(record)
@@ -358,7 +358,11 @@ class Dependencies:
             return False
         record.dependency_results[dependency] = value
         account.add_value(value)
-        if self._journal_gate.enabled and record.options.detach and dependency not in self.results.detached:
+        if (
+            self._journal_gate.enabled
+            and record.body.options.detach
+            and dependency not in self.results.detached
+        ):
             # Who could supply it after a restart may be gone by then.
             count = self.journaled.get(dependency, 0)
             self.journaled[dependency] = count + 1

@@ -125,7 +125,7 @@ class Dispatcher:
 
     def _prefetch(self, worker: WorkerSession, assign: Assign, now: float) -> None:
         def accept(record: TaskRecord) -> bool:
-            if record.options.timeout is not None:
+            if record.body.options.timeout is not None:
                 return False  # its clock must start when it does
             estimate = record.function.estimate
             if estimate != UNKNOWN:

@@ -171,7 +171,7 @@ class Scheduler:
 
     def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
-        for record in [record for record in client.tasks.values() if not record.options.detach]:
+        for record in [record for record in client.tasks.values() if not record.body.options.detach]:
             self.cancel(record.id, True, now)
         for key in sorted(client.function_refs.values()):
             self.functions.drop_ref(key)
@@ -262,14 +262,14 @@ class Scheduler:
         worker.stuck = why or "unknown"
         if any(not (other.stuck or other.draining) for other in self.roster.workers.values()):
             return
-        nested = [r for r in self.tasks.values() if r.state == QUEUED and r.depth]
-        deepest = max((record.depth for record in nested), default=0)
+        nested = [r for r in self.tasks.values() if r.state == QUEUED and r.body.depth]
+        deepest = max((record.body.depth for record in nested), default=0)
         error = (
             "it was not run: every slot's task waits for a call of its own, as this one is, and no further slot can be"
             f" started ({worker.stuck})"
         )
         for record in nested:
-            if record.depth == deepest:
+            if record.body.depth == deepest:
                 detail = {"error": error, "no_slot": True}
                 self.endings.finish(
                     record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
@@ -305,7 +305,7 @@ class Scheduler:
         for record in self.tasks.values():
             task_id = record.id
             here = self.roster.has_client(record.client)
-            assert here or record.cancel_asked or record.options.detach, f"{task_id} is nobody's"
+            assert here or record.cancel_asked or record.body.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
             assert with_worker == (record.state in ACTIVE), (task_id, record.state.label)
             assert record.begun >= (record.state in ACTIVE), (

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from jobrunner.protocol.coordinator.resources import Requirements, requirements_of
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.wire.messages import Outcome, Span, TaskOptions, Wait, calls_in
+from jobrunner.protocol.wire.kinds import Bundle
+from jobrunner.protocol.wire.messages import CallBody, Outcome, TaskOptions, Wait
 from jobrunner.protocol.wire.payloads import Payload, kept_size
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class TaskRecord:
         "amounts",
         "asked",
         "attempt",
+        "body",
         "cancel_asked",
         "claimed",
         "client",
@@ -136,7 +138,6 @@ class TaskRecord:
         "delayed",
         "dependency_results",
         "depends_on",
-        "depth",
         "ended",
         "estimate",
         "failed_dependency",
@@ -148,12 +149,9 @@ class TaskRecord:
         "initializer",
         "interest",
         "may_have_run",
-        "options",
         "outcome",
-        "payload",
         "requirements",
         "since",
-        "span",
         "state",
         "submitted",
         "suspected",
@@ -168,28 +166,23 @@ class TaskRecord:
         self,
         task_id: TaskId,
         client: ClientSession,
+        body: CallBody,
         function: FunctionEntry,
-        payload: Payload,
-        span: Span,
-        options: TaskOptions,
         initializer: FunctionEntry | None,
-        depth: int,
         now: float,
     ) -> None:
         self.id = task_id
         self.client = client
+        self.body = body
+        """What its worker is given; when it has ended, only what is told of it."""
         self.function = function
-        self.payload = payload
-        self.span = span
-        self.weight = span if isinstance(span, int) else 1
+        self.weight = body.kind.calls if isinstance(body.kind, Bundle) else 1
         """What it counts for in all numbers that are shown: a bundle is as many calls."""
-        self.options = options
-        self.amounts = requirements_of(options.resources)
+        self.amounts = requirements_of(body.options.resources)
         """What it takes of its worker's resources."""
         self.requirements = required_of(self.amounts, function, initializer)
         """What its worker must have."""
         self.initializer = initializer
-        self.depth = depth
         self.state: TaskState = QUEUED
         self.worker: WorkerSession | None = None
         self.attempt = 0
@@ -235,7 +228,7 @@ class TaskRecord:
 
     @property
     def name(self) -> str:
-        return self.options.name or self.function.definition.name
+        return self.body.options.name or self.function.definition.name
 
     @property
     def begun(self) -> int:
@@ -250,12 +243,12 @@ class TaskRecord:
     @property
     def size(self) -> int:
         """Bytes that its owner is charged with."""
-        return call_size(self.payload, self.options, self.depends_on)
+        return call_size(self.body.payload, self.body.options, self.depends_on)
 
     @property
     def elements(self) -> int:
         """Calls in it: 1, or those of a chunk or a bundle."""
-        return calls_in(self.span)
+        return self.body.kind.calls
 
     def move(self, state: TaskState, now: float) -> None:
         """Enter `state`. Raises IllegalTransition for a move that the table does not list."""
