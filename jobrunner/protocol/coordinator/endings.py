@@ -35,13 +35,13 @@ def drop_payload(record: TaskRecord) -> None:
         record.outcome = outcome._replace(payload=b"", detail=detail)
 
 
-def drop_wishes(record: TaskRecord) -> None:
-    """It has ended, and nobody's account has what it asked for: that may be megabytes, of each of very many."""
-    options = record.body.options
+def drop_body(record: TaskRecord) -> None:
+    """It has ended, and nobody's account has what it brought along: that may be megabytes, of each of very many."""
+    function, _, kind, options, initializer, depth = record.body
     if options.retry_on or options.resources:
         options = m.TaskOptions(options.name, options.priority, options.retries)
-        record.body = record.body._replace(options=options)
         record.amounts = ()
+    record.body = m.CallBody(function, b"", kind, options, initializer, depth)
     record.depends_on = record.requirements = ()
 
 
@@ -76,7 +76,6 @@ class Endings:
         self._tasks.move(record, state, now)
         client = record.client
         client.account.remove_call(record.size, record.body.options.resources)
-        record.body = record.body._replace(payload=b"")
         self._dependencies.drop(record)
         record.outcome = outcome
         self._functions.release(record.function)
@@ -91,7 +90,7 @@ class Endings:
         else:
             drop_payload(record)
         self._remember(record, outcome, now)
-        drop_wishes(record)
+        drop_body(record)
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """For those who want to know now, and those who may ask later."""
