@@ -29,6 +29,7 @@ from jobrunner.protocol.coordinator.task import (
     SUCCEEDED,
     WAITING,
     TaskRecord,
+    WaitReason,
 )
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.estimates import updated_estimate
@@ -196,7 +197,7 @@ class Attempts:
         for record in held_back:
             self.withdraw(record)
             self._tasks.move(record, WAITING, now)
-            self._dispatcher.delay(record, now + BEGIN_AGAIN_AFTER)
+            self._dispatcher.delay(record, now + BEGIN_AGAIN_AFTER, WaitReason.JOURNAL)
         return held_back
 
     def note_later(self, records: list[TaskRecord]) -> None:
@@ -247,7 +248,8 @@ class Attempts:
             self.again(record, now)
         elif verdict == retry.RETRY:
             self._tasks.move(record, WAITING, now)
-            self._dispatcher.delay(record, now + retry.backoff(record.failures, record.body.options.backoff))
+            pause = retry.backoff(record.failures, record.body.options.backoff)
+            self._dispatcher.delay(record, now + pause, WaitReason.BACKOFF)
         elif status == m.CRASHED:
             self._endings.finish_lost(record, outcome, now)
         else:
@@ -289,6 +291,7 @@ class Attempts:
             self._endings.finish(record, record.failed_dependency, FAILED, now)
         elif record.unresolved_count:
             self._tasks.move(record, WAITING, now)
+            record.wait_for(WaitReason.DEPENDENCIES)
         else:
             self._tasks.move(record, QUEUED, now)
             self._dispatcher.queue.push(record, front=True)
@@ -361,7 +364,6 @@ class Attempts:
         if record.suspected == held.attempt:
             record.crashes -= 1  # it was alive all the time
             record.suspected = 0
-        record.may_have_run = False  # it did, and here it is
         record.attempt = held.attempt
         record.unbegun = max(record.unbegun, held.unbegun)
         record.claimed = True

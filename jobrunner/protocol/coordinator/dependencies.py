@@ -23,7 +23,15 @@ from jobrunner.protocol.coordinator.journal_gate import JournalGate
 from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.peers import ClientSession
 from jobrunner.protocol.coordinator.roster import Roster
-from jobrunner.protocol.coordinator.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
+from jobrunner.protocol.coordinator.task import (
+    FAILED,
+    QUEUED,
+    RUNNING,
+    WAITING,
+    Interest,
+    TaskRecord,
+    WaitReason,
+)
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_FRAMES
@@ -337,8 +345,7 @@ class Dependencies:
             if (
                 not record.unresolved_count
                 and record.failed_dependency is None
-                and record.state == WAITING
-                and not record.delayed
+                and record.wait_reason is WaitReason.DEPENDENCIES
             ):
                 self._tasks.move(record, QUEUED, now)
                 self._dispatcher.queue.push(record)

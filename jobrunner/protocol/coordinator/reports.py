@@ -21,6 +21,7 @@ from jobrunner.protocol.coordinator.task import (
     WAITING,
     TaskRecord,
     TaskState,
+    WaitReason,
 )
 from jobrunner.protocol.wire.batches import of_value
 from jobrunner.protocol.wire.ids import TaskId, call_id, short_id
@@ -368,14 +369,9 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
         ]
         return f"needs the results of {record.unresolved_count} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
-        if (
-            record.delayed
-            and record.unbegun
-            and record.body.options.at_most_once
-            and core.scheduler.journal_gate.fails
-        ):
+        if record.wait_reason is WaitReason.JOURNAL:
             return "is to run at most once, and that it begins cannot be written to the journal"
-        if record.begun == 0:
+        if record.wait_reason in (WaitReason.REATTACHMENT, WaitReason.MAY_HAVE_RUN):
             return "may be with a worker that has not come back since the coordinator was started again"
         return "waits before its next attempt"
     if record.state != QUEUED:

@@ -33,6 +33,7 @@ from jobrunner.protocol.coordinator.task import (
     RUNNING,
     WAITING,
     TaskRecord,
+    WaitReason,
 )
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.link import Link
@@ -283,13 +284,15 @@ class Scheduler:
         """Queue the tasks that wait for a time which has come."""
         self.missing_modules.due(now)
         while (record := self.dispatcher.next_due(now)) is not None:
-            if record.may_have_run:
+            if record.wait_reason is WaitReason.MAY_HAVE_RUN:
                 error = (
                     "the coordinator was started again, and it may have run before: it is to run at most once"
                 )
                 outcome = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
                 self.endings.finish_lost(record, outcome, now)
-            elif not record.unresolved_count:
+            elif record.unresolved_count:
+                record.wait_for(WaitReason.DEPENDENCIES)
+            else:
                 self.tasks.move(record, QUEUED, now)
                 self.dispatcher.queue.push(record)
 
@@ -308,6 +311,8 @@ class Scheduler:
             assert here or record.cancel_asked or record.body.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
             assert with_worker == (record.state in ACTIVE), (task_id, record.state.label)
+            waits = record.wait_reason is not WaitReason.NOTHING
+            assert waits == (record.state == WAITING), (task_id, record.state.label, record.wait_reason.name)
             assert record.begun >= (record.state in ACTIVE), (
                 f"{task_id}: {record.unbegun} of {record.attempt}"
             )

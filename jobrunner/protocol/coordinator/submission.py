@@ -23,6 +23,7 @@ from jobrunner.protocol.coordinator.task import (
     RUNNING,
     WAITING,
     TaskRecord,
+    WaitReason,
     call_size,
     required_of,
 )
@@ -130,23 +131,26 @@ class Submission:
         if options.detach:
             self._endings.tell_accepted(record)
         held = self._orphans.take(spec.id) if self._orphans else None
-        record.may_have_run = options.at_most_once and client.is_new and not client.resubmission_complete
-        if record.may_have_run and self._journal_gate.enabled:
+        may_have_run = options.at_most_once and client.is_new and not client.resubmission_complete
+        if may_have_run and self._journal_gate.enabled:
             self._journal_gate.note_may_have_run(spec.id)
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
         settling = held is None and not client.resubmission_complete and now < self._orphans.reattach_deadline
-        waits = settling or record.unresolved_count or record.may_have_run
+        waits = settling or record.unresolved_count or may_have_run
         self._tasks.count(record, WAITING if waits else QUEUED)
         if held is not None:
             self._attempts.claim(record, held, now)
         elif record.failed_dependency is not None:
             self._endings.finish(record, record.failed_dependency, FAILED, now)
-        elif settling or record.may_have_run:
-            self._dispatcher.delay(record, self._orphans.reattach_deadline)
+        elif settling or may_have_run:
+            reason = WaitReason.MAY_HAVE_RUN if may_have_run else WaitReason.REATTACHMENT
+            self._dispatcher.delay(record, self._orphans.reattach_deadline, reason)
         elif refusal is not None:
             self._endings.finish(record, refusal, FAILED, now)
         elif record.state == QUEUED:
             self._dispatcher.queue.push(record)
+        else:
+            record.wait_for(WaitReason.DEPENDENCIES)
         return True
 
     def _known(self, client: ClientSession, task_id: TaskId) -> bool:
@@ -264,7 +268,9 @@ class Submission:
                 continue  # what it needs did not succeed
             record.attempt, record.failures, record.crashes, _, record.unbegun = progress
             record.history = list(progress.history) or None
-            record.may_have_run = spec.body.options.at_most_once and record.begun > 0
+            if spec.body.options.at_most_once and record.timer:
+                reason = WaitReason.MAY_HAVE_RUN if record.begun else WaitReason.REATTACHMENT
+                record.wait_for(reason, record.timer)
             # Written when that attempt had ended; only of those that run at most once it is when they begin.
             record.ended = 0 if spec.body.options.at_most_once else progress.attempt
         self._journal_gate.restored()

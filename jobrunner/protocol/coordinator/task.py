@@ -48,6 +48,23 @@ class TaskState(IntEnum):
         return self.name.lower()
 
 
+class WaitReason(IntEnum):
+    """What a WAITING task waits for."""
+
+    NOTHING = 0
+    """It does not wait: it is in another state."""
+    DEPENDENCIES = 1
+    """The results of other tasks."""
+    BACKOFF = 2
+    """The time of its next attempt, since the last one failed."""
+    JOURNAL = 3
+    """The time at which it is tried again to write down that it begins, since it runs at most once."""
+    REATTACHMENT = 4
+    """A worker that has it from an earlier coordinator may come back until then."""
+    MAY_HAVE_RUN = 5
+    """As REATTACHMENT; but if no worker has it by then, it fails, since it runs at most once and may have begun."""
+
+
 WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING, SUCCEEDED, FAILED, CANCELLED = TaskState
 
 STATE_NAMES = tuple(state.label for state in TaskState)
@@ -135,7 +152,6 @@ class TaskRecord:
         "claimed",
         "client",
         "crashes",
-        "delayed",
         "dependency_results",
         "depends_on",
         "ended",
@@ -148,16 +164,17 @@ class TaskRecord:
         "id",
         "initializer",
         "interest",
-        "may_have_run",
         "outcome",
         "requirements",
         "since",
         "state",
         "submitted",
         "suspected",
+        "timer",
         "unbegun",
         "unresolved_count",
         "wait",
+        "wait_reason",
         "weight",
         "worker",
     )
@@ -207,8 +224,9 @@ class TaskRecord:
         """When it entered its present state."""
         self.outcome: Outcome | None = None
         self.history: list[str] | None = None
-        self.delayed = False
-        """It waits for a time, see Dispatcher.delay."""
+        self.wait_reason = WaitReason.NOTHING
+        self.timer = 0
+        """The number by which the Dispatcher knows until when it waits; 0: it waits for no time."""
         self.depends_on: tuple[TaskId, ...] = ()
         self.dependency_results: dict[TaskId, Payload] | None = None
         """The results of the tasks that it needs, as far as they are known."""
@@ -223,8 +241,6 @@ class TaskRecord:
         """A worker had its present attempt before this coordinator knew the task."""
         self.wait: Wait | None = None
         """What it waits for, at its worker; see `deadlocks`."""
-        self.may_have_run = False
-        """Some coordinator before this one may have had it run."""
 
     @property
     def name(self) -> str:
@@ -259,6 +275,13 @@ class TaskRecord:
             )
         self.state = state
         self.since = now
+        self.wait_reason = WaitReason.NOTHING
+        self.timer = 0
+
+    def wait_for(self, reason: WaitReason, timer: int = 0) -> None:
+        """Note what it waits for, in its state WAITING, and the number of the timer that ends the wait."""
+        self.wait_reason = reason
+        self.timer = timer
 
     def record_event(self, line: str) -> None:
         """Add a line to the history that errors and `jobrunner task` show."""
