@@ -182,7 +182,7 @@ class Search:
         # A task that is being stopped ends. The deepest tasks come first, so that one pass frees those that wait for
         # them.
         lasting = [record for record in waiting.values() if record.state != CANCELLING]
-        self._waiting = sorted(lasting, key=lambda record: -record.depth)
+        self._waiting = sorted(lasting, key=lambda record: -record.body.depth)
         self.stuck: dict[TaskId, TaskRecord] = {}
         """The tasks that can never go on."""
         self.calls: dict[TaskId, TaskRecord] = {}

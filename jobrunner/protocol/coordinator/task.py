@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from jobrunner.protocol.coordinator.resources import Requirements, requirements_of
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.wire.messages import Outcome, Span, TaskOptions, Wait, calls_in
+from jobrunner.protocol.wire.kinds import Bundle
+from jobrunner.protocol.wire.messages import CallBody, Outcome, TaskOptions, Wait
 from jobrunner.protocol.wire.payloads import Payload, kept_size
 
 if TYPE_CHECKING:
@@ -45,6 +46,24 @@ class TaskState(IntEnum):
     def label(self) -> str:
         """The name of the state, as users see it."""
         return self.name.lower()
+
+
+class WaitReason(IntEnum):
+    """The condition for which a WAITING task waits."""
+
+    NOTHING = 0
+    """The task does not wait, because it is in another state."""
+    DEPENDENCIES = 1
+    """The task waits for the results of other tasks."""
+    BACKOFF = 2
+    """The task waits for the time of its next attempt, because the last one failed."""
+    JOURNAL = 3
+    """The task may run only once, and waits for the time at which its beginning is written to the journal again."""
+    REATTACHMENT = 4
+    """The task waits for a worker of an earlier coordinator that may come back with it."""
+    MAY_HAVE_RUN = 5
+    """The task waits like REATTACHMENT, but fails if no worker has it then: it may run only once, and may have begun.
+    """
 
 
 WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING, SUCCEEDED, FAILED, CANCELLED = TaskState
@@ -131,14 +150,13 @@ class TaskRecord:
         "amounts",
         "asked",
         "attempt",
+        "body",
         "cancel_asked",
         "claimed",
         "client",
         "crashes",
-        "delayed",
         "dependency_results",
         "depends_on",
-        "depth",
         "ended",
         "estimate",
         "failed_dependency",
@@ -149,19 +167,17 @@ class TaskRecord:
         "id",
         "initializer",
         "interest",
-        "may_have_run",
-        "options",
         "outcome",
-        "payload",
         "requirements",
         "since",
-        "span",
         "state",
         "submitted",
         "suspected",
+        "timer",
         "unbegun",
         "unresolved_count",
         "wait",
+        "wait_reason",
         "weight",
         "worker",
     )
@@ -170,28 +186,23 @@ class TaskRecord:
         self,
         task_id: TaskId,
         client: ClientSession,
+        body: CallBody,
         function: FunctionEntry,
-        payload: Payload,
-        span: Span,
-        options: TaskOptions,
         initializer: FunctionEntry | None,
-        depth: int,
         now: float,
     ) -> None:
         self.id = task_id
         self.client = client
+        self.body = body
+        """The body that its worker is given; after its end, a brief description."""
         self.function = function
-        self.payload = payload
-        self.span = span
-        self.weight = span if isinstance(span, int) else 1
+        self.weight = body.kind.calls if isinstance(body.kind, Bundle) else 1
         """The number of calls for which the task counts in all displayed numbers; a bundle counts as its calls."""
-        self.options = options
-        self.amounts = requirements_of(options.resources)
+        self.amounts = requirements_of(body.options.resources)
         """The resources that it takes from its worker."""
         self.requirements = required_of(self.amounts, function, initializer)
         """The requirements that its worker must meet."""
         self.initializer = initializer
-        self.depth = depth
         self.state: TaskState = QUEUED
         self.worker: WorkerSession | None = None
         self.attempt = 0
@@ -216,8 +227,9 @@ class TaskRecord:
         """The time when it entered its present state."""
         self.outcome: Outcome | None = None
         self.history: list[str] | None = None
-        self.delayed = False
-        """True if it waits for a time, see Dispatcher.delay."""
+        self.wait_reason = WaitReason.NOTHING
+        self.timer = 0
+        """The number of the timer that ends its wait in the Dispatcher; 0 if it waits for no time."""
         self.depends_on: tuple[TaskId, ...] = ()
         self.dependency_results: dict[TaskId, Payload] | None = None
         """The results of the tasks on which it depends, as far as they are known."""
@@ -232,12 +244,10 @@ class TaskRecord:
         """True if a worker had its present attempt before this coordinator knew the task."""
         self.wait: Wait | None = None
         """The calls for which it waits at its worker, see `deadlocks`."""
-        self.may_have_run = False
-        """True if an earlier coordinator may have run it."""
 
     @property
     def name(self) -> str:
-        return self.options.name or self.function.definition.name
+        return self.body.options.name or self.function.definition.name
 
     @property
     def begun(self) -> int:
@@ -252,12 +262,12 @@ class TaskRecord:
     @property
     def size(self) -> int:
         """The size in bytes that its owner is charged."""
-        return call_size(self.payload, self.options, self.depends_on)
+        return call_size(self.body.payload, self.body.options, self.depends_on)
 
     @property
     def elements(self) -> int:
         """The number of calls in it: 1, or those of a chunk or a bundle."""
-        return calls_in(self.span)
+        return self.body.kind.calls
 
     def move(self, state: TaskState, now: float) -> None:
         """Enter `state`. Raises IllegalTransition for a move that is not in the table."""
@@ -268,6 +278,13 @@ class TaskRecord:
             )
         self.state = state
         self.since = now
+        self.wait_reason = WaitReason.NOTHING
+        self.timer = 0
+
+    def wait_for(self, reason: WaitReason, timer: int = 0) -> None:
+        """Note the reason for which it waits in the state WAITING, and the number of the timer that ends the wait."""
+        self.wait_reason = reason
+        self.timer = timer
 
     def record_event(self, line: str) -> None:
         """Add a line to the history that errors and `jobrunner task` show."""

@@ -62,7 +62,7 @@ class FunctionStore:
 
         Returns effects for slots that must be told at once.
         """
-        needed = {key for t in tasks for key in (t.assignment.function, t.assignment.initializer)}
+        needed = {key for t in tasks for key in (t.assignment.body.function, t.assignment.body.initializer)}
         for key, definition in self.definitions.items():
             if definition.parts and (key in needed or key not in self.lingering):
                 needed.update(definition.parts)
@@ -90,16 +90,16 @@ class FunctionStore:
 
     def knows_functions_of(self, assignment: m.Assignment) -> bool:
         """Return whether the function and the initializer of a task are here."""
-        return assignment.function in self.definitions and (
-            assignment.initializer is None or assignment.initializer in self.definitions
+        return assignment.body.function in self.definitions and (
+            assignment.body.initializer is None or assignment.body.initializer in self.definitions
         )
 
     def missing_for(self, assignment: m.Assignment) -> list[str]:
         """Return the modules that the call requires and does not ship, and that cannot be imported now."""
-        suspects = list(self.missing_modules.get(assignment.function, ()))
-        if assignment.initializer is not None:
-            suspects += self.missing_modules.get(assignment.initializer, ())
-            ships = self.definitions[assignment.initializer].ships
+        suspects = list(self.missing_modules.get(assignment.body.function, ()))
+        if assignment.body.initializer is not None:
+            suspects += self.missing_modules.get(assignment.body.initializer, ())
+            ships = self.definitions[assignment.body.initializer].ships
             suspects = [name for name in suspects if name not in ships]
         return self._missing(suspects) if suspects else []
 
@@ -108,16 +108,16 @@ class FunctionStore:
 
         Calls with shipped modules have an owner of their own, so that they do not share slots with other calls.
         """
-        if assignment.initializer is None:
+        if assignment.body.initializer is None:
             return Owner(key)
-        initializer = self.definitions[assignment.initializer]
+        initializer = self.definitions[assignment.body.initializer]
         if initializer.ships or initializer.epoch:
             return Owner(key, initializer.key, initializer.epoch)
         return Owner(key)
 
     def name_of(self, task: WorkerTask) -> str:
         """Return the task's name as users see it."""
-        return task.assignment.options.name or self.definitions[task.assignment.function].name
+        return task.assignment.body.options.name or self.definitions[task.assignment.body.function].name
 
     def run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
         """Return the effect that gives a slot these tasks, with functions that it lacks and keys that it may drop."""
@@ -132,13 +132,13 @@ class FunctionStore:
 
     def took(self, task: WorkerTask, duration: float) -> None:
         """Note that the task has taken this number of seconds."""
-        key = task.assignment.function
+        key = task.assignment.body.function
         each = duration / task.elements
         self.estimates[key] = updated_estimate(self.estimates.get(key, UNKNOWN), each)
 
     def estimate(self, task: WorkerTask) -> float:
         """Return the expected duration of a task in seconds, or UNKNOWN."""
-        each = self.estimates.get(task.assignment.function, UNKNOWN)
+        each = self.estimates.get(task.assignment.body.function, UNKNOWN)
         return each if each == UNKNOWN else each * task.elements
 
     def check_invariants(self) -> None:

@@ -59,7 +59,7 @@ HARMLESS: tuple[Word, ...] = (
 """Messages that a client may send, whatever follows."""
 
 OFFENCES: tuple[Word, ...] = (
-    lambda ids: m.Submit([m.TaskSpec(ids[0], b"function", b"", None, m.DEFAULT_OPTIONS)], []),
+    lambda ids: m.Submit([m.TaskSpec(ids[0], m.CallBody(b"function", b""))], []),
     lambda ids: m.Outcomes(forged(ids)),
     lambda ids: m.Goodbye(),
 )
