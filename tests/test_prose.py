@@ -39,8 +39,8 @@ MODULES = [
     if not any((ROOT / parent).is_symlink() for parent in path.relative_to(ROOT).parents)
 ]
 
-OLD_STYLE = ("jobrunner/backends/",)
-"""The modules whose docstrings may still be elliptic; a module leaves this list when its docstrings are rewritten."""
+OLD_STYLE = ("jobrunner/backends/", "jobrunner/mapping/", "jobrunner/protocol/client/")
+"""Folders with docstrings that may still be elliptic; a folder leaves this list when all of them are rewritten."""
 
 SHORT_HELP = 60
 """Maximum number of characters of a command's first sentence, because the list of commands cuts off longer ones."""
