@@ -267,7 +267,7 @@ class Attempts:
             return
         running = (outcome.detail or {}).get("running", -1)
         if not isinstance(record.body.kind, Bundle) or not 0 <= running < record.body.kind.calls:
-            detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
+            detail: m.Detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
             self._endings.finish(
                 record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
             )
@@ -403,7 +403,7 @@ class Attempts:
                 record.crashes += 1
                 record.suspected = record.attempt
                 record.record_event(f"attempt {record.begun}: worker {worker.name} {reason}")
-            detail = {
+            detail: m.Detail = {
                 "error": f"worker {worker.name} {reason}",
                 "worker": worker.name,
                 "host": worker.hello.host,

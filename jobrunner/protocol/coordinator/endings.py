@@ -124,7 +124,7 @@ class Endings:
             return
         if isinstance(record.body.kind, Bundle):
             self.leave_to_client(record, record.weight)
-        detail = dict(outcome.detail or {})
+        detail: m.Detail = {**(outcome.detail or {})}
         detail["attempts"] = list(record.history or ())
         if record.body.options.at_most_once:
             detail["at_most_once"] = True

@@ -18,7 +18,7 @@ from jobrunner.protocol.coordinator.task import Interest, TaskRecord
 from jobrunner.protocol.wire.batches import of_outcome
 from jobrunner.protocol.wire.details import without_need
 from jobrunner.protocol.wire.ids import TaskId, open_part, short_id
-from jobrunner.protocol.wire.messages import OK, REFUSED, STATUS_NAMES, UNMET, Outcome
+from jobrunner.protocol.wire.messages import OK, REFUSED, STATUS_NAMES, UNMET, Detail, Outcome
 from jobrunner.protocol.wire.payloads import payload_size
 
 OVERHEAD = 100
@@ -168,7 +168,7 @@ def outcome_of_dependent(record: TaskRecord, dependency: Outcome, name: str) -> 
     how = STATUS_NAMES[dependency.status]
     named = f" ({name})" if name else ""
     why = (dependency.detail or {}).get("error")
-    detail = {
+    detail: Detail = {
         "error": f"it was not run: task {short_id(dependency.id)}{named}, whose result it needs, {how}"
         + (f": {why}" if why else ""),
         "need": dependency.id,

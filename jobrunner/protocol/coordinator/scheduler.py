@@ -271,7 +271,7 @@ class Scheduler:
         )
         for record in nested:
             if record.body.depth == deepest:
-                detail = {"error": error, "no_slot": True}
+                detail: m.Detail = {"error": error, "no_slot": True}
                 self.endings.finish(
                     record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
                 )

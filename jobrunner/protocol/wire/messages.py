@@ -62,12 +62,13 @@ from jobrunner.protocol.wire.checks import (
 )
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId
 from jobrunner.protocol.wire.kinds import SINGLE_CALL, Kind
+from jobrunner.protocol.wire.outcome_detail import OutcomeDetail
 from jobrunner.protocol.wire.payloads import Payload, payload_size
 
 FunctionKey: TypeAlias = Annotated[bytes, Length(MAX_KEY_LENGTH, "a function's key has {} bytes")]
 Modules: TypeAlias = Annotated[tuple[Name, ...], AtMost(MAX_MODULES, "a function names {} modules")]
-Detail: TypeAlias = Annotated[dict[str, Any], checked_detail]
-"""Facts about an outcome beside its payload, in msgpack types only; `Outcome` lists the keys."""
+Detail: TypeAlias = Annotated[OutcomeDetail, checked_detail]
+"""Facts about an outcome beside its payload, in msgpack types only."""
 
 # The status of an Outcome. OK and ERROR carry a payload, the others only a detail.
 OK = 0
@@ -209,28 +210,7 @@ class Assignment(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The end of one attempt; `duration` is in seconds, measured in the slot.
-
-    Detail keys (all optional): "final" (true: the exception is not in retry_on),
-    "too_large" (true, with ERROR and no payload: there is a QuotaError instead),
-    "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
-    "pid", "peak_memory" (bytes), "stderr" (last lines), "traceback" (where it died), "out_of_memory" (true),
-    "quota" (true, with REFUSED: its owner has too much here already),
-    "python" (true, with REFUSED: no worker has the version of Python that its function needs),
-    "modules" (with REFUSED: those that its function needs and no worker can import),
-    "no_slot" (true, with REFUSED: it would need one more slot, which can be started nowhere),
-    "deadlock" (true, with REFUSED: it needs resources that are held by tasks which wait for it),
-    "setup" (true: its initializer failed, with ERROR, or killed its process, so that it has not begun itself; what a
-    client gets with that key is about an initializer that fails on every worker),
-    "element" (absolute index of the element of a chunk that was running when the process died),
-    "running" (with SPLIT of a bundle: the index of the call that goes on as a task of its own),
-    "stop" (with SPLIT of a chunk: the index of the first element that was given back),
-    "attempts" (a list of strings, a line per attempt), "limit" (crash limit that was reached),
-    "most_calls" (with CRASHED: it has more calls than a slot there makes before it is replaced, this number, so that
-    it has not begun; its client cuts it),
-    "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
-    the task that did not succeed), "need_name", "need_status" and "need_detail" (of its outcome).
-    """
+    """The end of one attempt; `duration` is in seconds, measured in the slot."""
 
     id: TaskId
     attempt: Annotated[int, Between(0, LARGEST_32)]
@@ -248,7 +228,7 @@ def quota_exceeded(
         f"its {what} {size:,} bytes, and the coordinator takes {most:,} at most (max_payload); pass the path of a file"
         " instead, or split the work into smaller parts"
     )
-    detail = {**(location or {}), "too_large": True, "final": True, "error": error}
+    detail: Detail = {**(location or {}), "too_large": True, "final": True, "error": error}
     return Outcome(task, attempt, ERROR, detail=detail)
 
 
