@@ -44,7 +44,12 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
     if outcome.status == m.UNMET:
         error = DependencyError(text)
         need = Outcome(
-            detail["need"], 0, detail["need_status"], outcome.payload, 0.0, detail.get("need_detail")
+            detail["need"],
+            0,
+            m.Status(detail["need_status"]),
+            outcome.payload,
+            0.0,
+            detail.get("need_detail"),
         )
         error.__cause__ = exception_of(need, detail.get("need_name", ""))
     elif "setup" in detail:

@@ -76,7 +76,7 @@ plain = st.recursive(
 # hypothesis takes words out of our source, and the known keys have types of their own.
 unknown_keys = words.filter(lambda word: word not in DETAIL_TYPES)
 details = st.one_of(st.none(), st.dictionaries(unknown_keys, plain, max_size=4))
-statuses = st.integers(0, len(m.STATUS_NAMES) - 1)
+statuses = st.sampled_from(m.Status)
 depends_on = st.lists(words, max_size=3).map(tuple)
 values = st.lists(payloads, max_size=3).map(tuple)
 

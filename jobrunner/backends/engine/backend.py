@@ -72,7 +72,7 @@ def window_of(settings: BackendSettings) -> int | None:
 class AttemptFailure(NamedTuple):
     """What an engine's error says of the end of an attempt."""
 
-    status: int
+    status: m.Status
     """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
     text: str
     detail: m.Detail

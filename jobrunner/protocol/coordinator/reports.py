@@ -26,7 +26,7 @@ from jobrunner.protocol.coordinator.task import (
 from jobrunner.protocol.wire.batches import of_value
 from jobrunner.protocol.wire.ids import TaskId, call_id, short_id
 from jobrunner.protocol.wire.kinds import Bundle
-from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, STATUS_NAMES, Query, Reply
+from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, Query, Reply
 from jobrunner.protocol.wire.principals import Principal
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> Row:
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
-        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:MAX_HISTORY_LINE_LENGTH]
+        error = (outcome.detail or {}).get("error", outcome.status.label)[:MAX_HISTORY_LINE_LENGTH]
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from jobrunner.config import MAX_PAYLOAD
@@ -70,27 +71,39 @@ Modules: TypeAlias = Annotated[tuple[Name, ...], AtMost(MAX_MODULES, "a function
 Detail: TypeAlias = Annotated[OutcomeDetail, checked_detail]
 """Facts about an outcome beside its payload, in msgpack types only."""
 
-# The status of an Outcome. OK and ERROR carry a payload, the others only a detail.
-OK = 0
-ERROR = 1
-"""The user's function, or the unpickling of its arguments, raised an exception, which is in the payload."""
-CRASHED = 2
-"""The slot's process died."""
-TIMED_OUT = 3
-CANCELLED = 4
-LOST = 5
-"""The worker was lost, or the task is unknown; only the coordinator sends this status."""
-UNMET = 6
-"""The task was not run, because a task on which it depends did not succeed; the payload is that of the other task."""
-REFUSED = 7
-"""The coordinator refuses the task: it cannot write it to the journal, the owner's quota is used up, or no worker
-fits."""
-SPLIT = 8
-"""The slot has split the bundle, see `bundles`, and the payload holds the results so far; or the slot has divided the
-chunk, see `chunks`, and there is no payload, because the part that continues reports all elements that have begun."""
-OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
-"""The statuses that a worker may send."""
-STATUS_NAMES = (
+
+class Status(IntEnum):
+    """How an attempt has ended. The outcomes OK and ERROR carry a payload, the others only a detail."""
+
+    OK = 0
+    ERROR = 1
+    """The user's function, or the unpickling of its arguments, raised an exception, which is in the payload."""
+    CRASHED = 2
+    """The slot's process died."""
+    TIMED_OUT = 3
+    CANCELLED = 4
+    LOST = 5
+    """The worker was lost, or the task is unknown; only the coordinator sends this status."""
+    UNMET = 6
+    """The task was not run, because a task on which it depends did not succeed; the payload is that of the other
+    task."""
+    REFUSED = 7
+    """The coordinator refuses the task: it cannot write it to the journal, the owner's quota is used up, or no worker
+    fits."""
+    SPLIT = 8
+    """The slot has split the bundle, see `bundles`, and the payload holds the results so far; or the slot has divided
+    the chunk, see `chunks`, and there is no payload, because the part that continues reports all elements that have
+    begun."""
+
+    __hash__ = int.__hash__  # that of enums is a function in Python
+
+    @property
+    def label(self) -> str:
+        """The status as users see it."""
+        return LABELS[self]
+
+
+LABELS = (
     "succeeded",
     "failed",
     "crashed",
@@ -101,6 +114,10 @@ STATUS_NAMES = (
     "refused",
     "split",
 )
+OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, LOST, UNMET, REFUSED, SPLIT = Status
+
+OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
+"""The statuses that a worker may send."""
 
 REFUSAL_KINDS = ("ProtocolError", "AuthenticationError")
 
@@ -214,7 +231,7 @@ class Outcome(NamedTuple):
 
     id: TaskId
     attempt: Annotated[int, Between(0, LARGEST_32)]
-    status: Annotated[int, Between(0, len(STATUS_NAMES) - 1, "there is no status {}")]
+    status: Status
     payload: Payload = b""
     duration: Seconds = 0.0
     detail: Detail | None = None

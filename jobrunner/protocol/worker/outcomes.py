@@ -42,14 +42,13 @@ def ended(
 ) -> m.Outcome:
     """The task ended by itself in its slot, with one of the statuses that slots use."""
     a = task.assignment
+    if status == m.OK:
+        return m.Outcome(a.id, a.attempt, m.OK, payload, duration)
+    detail = location(settings)
     if status == FINAL_ERROR:
-        detail: m.Detail = {**location(settings), "final": True}
+        detail["final"] = True
     elif status == INITIALIZER_FAILED:
-        detail = {**location(settings), "setup": True}
-    elif status == m.ERROR:
-        detail = location(settings)
-    else:
-        return m.Outcome(a.id, a.attempt, status, payload, duration)
+        detail["setup"] = True
     return m.Outcome(a.id, a.attempt, m.ERROR, payload, duration, detail)
 
 
