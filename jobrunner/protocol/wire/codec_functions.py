@@ -254,7 +254,7 @@ class Code:
         kind, limit = declared.kind, declared.mark(Limit)
         if kind is bool:
             return f"({value} if type({value}) is bool else {self.name('_not_bool', not_bool)}({value}))"
-        if issubclass(kind, IntEnum):
+        if isinstance(kind, type) and issubclass(kind, IntEnum):
             members = self.name(f"_{value}_by_number", tuple(kind))
             refuse = self.name(f"_refuse_{value}", partial(no_member, kind))
             return f"({members}[{value}] if type({value}) is int and 0 <= {value} < {len(kind)} else {refuse}({value}))"
