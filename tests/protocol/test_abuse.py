@@ -19,7 +19,7 @@ from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX
 from jobrunner.protocol.coordinator.dispatcher import LEFT_OVER
 from jobrunner.protocol.coordinator.finished_tasks import UnknownTasks
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
-from jobrunner.protocol.coordinator.orphans import LOOKS_PER_GRACE, Orphans
+from jobrunner.protocol.coordinator.orphans import LOOKS_PER_GRACE, ORPHAN_BYTES, Orphans
 from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
@@ -372,6 +372,87 @@ def test_a_key_has_so_many_clients_at_a_time(world, monkeypatch):
     world.client("c", who=ANNA)  # and others
     observers[1].say(m.Goodbye())
     world.client("o4", who=watch)
+
+
+def test_programs_inside_of_calls_count_among_those_of_their_workers_key(world, monkeypatch):
+    """They act for the call's owner, who would else not be let in because a worker says that it runs very many."""
+    monkeypatch.setattr(sessions, "MAX_CLIENTS", 3)
+    anna, host = world.client("c", who=ANNA), world.worker(who=HOST)
+    anna.say(m.Submit([spec(1, client=ANNAS)], [DOUBLE]))
+    (task,) = host.heard_one(m.Assign).tasks
+    inside = [world.client(f"inside {n}", who=HOST, within=task.id) for n in range(3)]
+    hello = m.ClientHello(named("one more", HOST), "1.0", "3.11", "host", 1, 10.0, within=task.id)
+    world.give(b"source", m.Envelope("greeting", 0, 0, hello), HOST)
+    (sent,) = world.take()
+    assert "3 programs with the key 'host' are here" in sent.envelope.message.error
+    for number in range(2):
+        world.client(f"c{number}", who=ANNA)
+    inside[0].say(m.Goodbye())
+    world.client("the next", who=HOST)
+
+
+def test_a_key_has_so_many_workers_at_a_time(world, monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_WORKERS", 3)
+    workers = [world.worker(f"w{n}", who=HOST) for n in range(3)]
+    hello = dataclasses.replace(workers[0].hello, worker=named("one more", HOST))
+    world.give(b"source", m.Envelope("greeting", 0, 0, hello), HOST)
+    (sent,) = world.take()
+    assert "3 workers with the key 'host' are here" in sent.envelope.message.error
+    world.reopen(workers[0])  # one of those that are here
+    world.worker("other", who=HOST._replace(key="V" * 43))
+    workers[1].say(m.Goodbye())
+    world.worker("w4", who=HOST)
+
+
+def test_what_a_worker_comes_back_with_is_not_kept_with_its_greeting(world):
+    world.worker(who=HOST, held=[m.Held(TaskId(f"{ANNAS}-{number}-1"), 1, False) for number in range(9)])
+    (worker,) = world.core.scheduler.roster.workers.values()
+    assert len(world.core.scheduler.orphans) == 9
+    assert not worker.hello.held
+
+
+# --- tasks that nobody has named ------------------------------------------------------------------------------------
+
+
+def unnamed(count: int, name: str = "x") -> list[m.Held]:
+    """Tasks of a client that is not here."""
+    return [m.Held(TaskId(f"{ANNAS}-{name}{number}-1"), 1, True) for number in range(count)]
+
+
+def test_tasks_that_nobody_has_named_count_for_the_key_of_their_worker():
+    """Else somebody with a worker's key could say without end what it has, and how that ended."""
+    world = cores.Coordinator(quota=Quota(0, 100 * ORPHAN_BYTES))
+    first = world.worker("first", slots=200, who=HOST, held=unnamed(80))
+    second = world.worker("second", slots=200, who=HOST, held=unnamed(80, "y"))
+    assert len(world.core.scheduler.orphans) == 100
+    assert len(second.heard_one(m.Cancel).requests) == 60
+    other = world.worker("other", slots=200, who=HOST._replace(key="V" * 43), held=unnamed(50, "z"))
+    assert other.heard() == []
+    first.say(m.Goodbye())
+    world.reopen(second)
+    assert second.heard_of(m.Cancel) == []
+
+
+def test_how_these_ended_counts_too_and_what_is_too_much_is_as_if_it_had_not_run():
+    world = cores.Coordinator(quota=Quota(0, 100_000))
+    host = world.worker(slots=9, who=HOST, held=unnamed(9))
+    host.say(m.Outcomes([ok(entry.id, payload=bytes(30_000)) for entry in unnamed(9)]))
+    world.turn()
+    kept = [o for o in map(world.core.scheduler.orphans.get, [e.id for e in unnamed(9)]) if o is not None]
+    assert 0 < len(kept) <= 3
+    anna = world.client(who=ANNA)
+    anna.say(m.Submit([spec(f"x{number}-1", client=ANNAS) for number in range(9)], [DOUBLE]))
+    anna.heard()
+    assert len(host.heard_one(m.Assign).tasks) == 9 - len(kept)
+
+
+def test_and_what_these_wait_for():
+    world = cores.Coordinator(quota=Quota(0, 100_000))
+    host = world.worker(slots=9, who=HOST, held=unnamed(9))
+    host.say(m.Waits([m.Wait(entry.id, (TaskId("n" * 250),) * 120) for entry in unnamed(9)]))
+    world.turn()
+    kept = [o for o in map(world.core.scheduler.orphans.get, [e.id for e in unnamed(9)]) if o and o.wait]
+    assert 0 < len(kept) <= 3
 
 
 def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):

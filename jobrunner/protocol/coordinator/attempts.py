@@ -84,7 +84,7 @@ class Attempts:
         if record is None:
             held = self._orphans.get(outcome.id)
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
-                self._orphans.ended(held, outcome)
+                self._orphans.ended(outcome.id, outcome)
                 if outcome.status == m.SPLIT:
                     self.goes_on(worker, outcome, now)
             else:

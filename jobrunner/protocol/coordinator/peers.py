@@ -35,7 +35,7 @@ CLIENT_PATIENCE = 6
 class Peer:
     """The other end of a session, seen from the coordinator."""
 
-    __slots__ = ("greeting", "link", "serial", "source", "unreachable_since", "who")
+    __slots__ = ("came_with", "greeting", "link", "serial", "source", "unreachable_since", "who")
 
     def __init__(self, source: Source, link: Link, who: Principal) -> None:
         self.greeting = ""
@@ -45,6 +45,8 @@ class Peer:
         self.source = source
         self.link = link
         self.who = who
+        self.came_with = who.key
+        """The key among whose peers it counts as long as it is here."""
         self.unreachable_since: float | None = None
 
     @property

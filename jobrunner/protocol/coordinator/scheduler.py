@@ -71,7 +71,7 @@ class Scheduler:
             crash_limit=crash_limit,
         )
         self.dispatcher = Dispatcher(self.roster, self.tasks)
-        self.orphans = Orphans(self.roster, self.tasks)
+        self.orphans = Orphans(self.roster, self.tasks, quota)
         self.dependencies = Dependencies(
             tasks=self.tasks,
             roster=self.roster,
