@@ -24,7 +24,7 @@ from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
 from jobrunner.protocol.coordinator.task_table import TaskTable
-from jobrunner.protocol.effects import Received, ResolveTasks, SubmitRequested
+from jobrunner.protocol.effects import Received, ResolveTasks, SubmitRequested, Tick
 from jobrunner.protocol.link import EARLY_BYTES, STALLED_AFTER
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import BATCH_BYTES
@@ -75,6 +75,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(reports, "index_of_call")
     count(reports, "short_id")
     count(Orphans, "named_later")
+    count(TaskTable, "values")
     count(Dependencies, "_is_named_soon")
     count(WorkerSession, "fits")
     count(WorkerSession, "provides_all")
@@ -121,6 +122,33 @@ def test_very_many_results_of_one_detached_call_are_each_looked_at_once(world, c
     client.say(m.ResultReply([ok(dependency) for dependency in depends_on]))
     assert client.heard_one(m.Accepted).ids == [f"{ANNAS}-1"]
     assert counted["__contains__"] < 5 * len(depends_on)
+
+
+def test_a_call_that_is_named_again_asks_once_in_a_session_for_what_it_needs(world):
+    client = world.client()
+    call = spec(1)._replace(depends_on=(TaskId("c-x-1"), TaskId("c-y-2")))
+    client.say(m.Submit([call], [DOUBLE]))
+    assert len(client.heard_one(m.ResultRequest).ids) == 2
+    for _ in range(9):
+        client.say(m.Submit([call], []))
+        client.heard()
+    client.say(m.Submit([call], []))
+    assert client.heard_of(m.ResultRequest) == []
+    world.reopen(client)
+    client.say(m.Submit([call], [DOUBLE]))
+    assert len(client.heard_one(m.ResultRequest).ids) == 2
+
+
+def test_workers_that_say_very_often_that_they_are_stuck_make_nobody_look_at_all_calls_each_time(
+    world, counted
+):
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([spec(number)._replace(depth=1) for number in range(3)], [DOUBLE]))
+    worker.heard()
+    counted.clear()
+    worker.say(*[m.Stuck("no slot can be started")] * 20)
+    world.core.handle(Tick(), world.now)
+    assert counted["values"] == 1
 
 
 def test_a_detached_call_is_accepted_once_and_not_before_what_it_needs_is_here(world):

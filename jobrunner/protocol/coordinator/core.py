@@ -93,6 +93,8 @@ class CoordinatorCore:
         self.sessions = Sessions(settings, self.scheduler, self._out, self.offences, peers)
         self.admission = Admission(settings, self.scheduler, self._out, self.sessions)
         self._outboxes = Outboxes(self.scheduler, self._out)
+        self._joined: dict[tuple[str, str], str] = {}
+        """The names of the keys that have joined by now, by their invitation and themselves."""
         self._last_tick = now
         self._next_sweep: float | None = None
         if journal is not None:
@@ -118,6 +120,7 @@ class CoordinatorCore:
         elif type(event) is DrainRequested:
             self._drain(now)
         elif type(event) is Revoked:
+            self._joined = {keys: name for keys, name in self._joined.items() if event.key not in keys}
             self.sessions.revoke(event.key, now)
         elif type(event) is JoinAnswered:
             self._answer_join(event, now)
@@ -200,14 +203,22 @@ class CoordinatorCore:
                 source, session, "only who holds an invitation can join; this is a key already", now
             )
             return
+        known = self._joined.get((who.key, message.key))
+        if known is not None:  # it repeats itself until it has heard the answer
+            self._out.reply(source, session, m.Joined(known))
+            return
         self._out.add(JoinRequested(source, session, who, message.key, message.name, message.role))
 
     def _answer_join(self, event: JoinAnswered, now: float) -> None:
+        request = event.request
         if event.error:
-            self.offences.refuse(event.source, event.session, event.error, now)
-        else:
+            self.offences.refuse(request.source, request.session, event.error, now)
+            return
+        keys = request.who.key, request.key
+        if keys not in self._joined:
+            self._joined[keys] = event.name
             self._out.log("info", f"{event.name} has joined: its key is known from now on")
-            self._out.reply(event.source, event.session, m.Joined(event.name))
+        self._out.reply(request.source, request.session, m.Joined(event.name))
 
     def _reject(self, event: Rejected, now: float) -> None:
         self.offences.note(event.source, event.reason, now)
@@ -290,7 +301,7 @@ class CoordinatorCore:
             self.scheduler.capacity(worker, min(message.slots, MAX_SLOTS))
 
     def _on_stuck(self, worker: WorkerSession, message: m.Stuck, now: float) -> None:
-        self.scheduler.stuck(worker, message.why[:CUT_TEXT], now)
+        self.scheduler.stuck(worker, message.why[:CUT_TEXT])
 
     def _on_waits(self, worker: WorkerSession, message: m.Waits, now: float) -> None:
         for wait in message.waits:

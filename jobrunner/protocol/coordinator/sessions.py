@@ -174,9 +174,9 @@ class Sessions:
             client.awaiting_resubmission.clear()
             client.forget_unnamed()
             client.accepted.clear()
-            for key in sorted(client.function_refs.values()):
+            client.needs_told.clear()
+            for key in client.take_function_refs():
                 self._scheduler.functions.drop_ref(key)
-            client.function_refs.clear()
             self._scheduler.dispatcher.queue.resume(client.id)
         self.peers[source] = client
         return client
