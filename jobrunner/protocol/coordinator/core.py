@@ -19,7 +19,8 @@ from jobrunner.protocol.coordinator.offences import Offences
 from jobrunner.protocol.coordinator.outboxes import OUTPUT_WINDOW, Outboxes
 from jobrunner.protocol.coordinator.outgoing import Outgoing
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
-from jobrunner.protocol.coordinator.reports import answer
+from jobrunner.protocol.coordinator.questions import Questions
+from jobrunner.protocol.coordinator.reports import answer, looked_at
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.sessions import Sessions
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
@@ -93,6 +94,7 @@ class CoordinatorCore:
         self.sessions = Sessions(settings, self.scheduler, self._out, self.offences, peers)
         self.admission = Admission(settings, self.scheduler, self._out, self.sessions)
         self._outboxes = Outboxes(self.scheduler, self._out)
+        self._questions = Questions()
         self._joined: dict[tuple[str, str], str] = {}
         """The names of the keys that have joined by now, by their invitation and themselves."""
         self._last_tick = now
@@ -134,6 +136,7 @@ class CoordinatorCore:
             self._drain_until,
             self.offences.next_deadline(),
             self.scheduler.dispatcher.next_deadline(),
+            self._last_tick if self._questions else None,
         ]
         if not self.draining:
             times.append(self.scheduler.dispatcher.next_placement())
@@ -258,8 +261,8 @@ class CoordinatorCore:
         if self.admission.takes_no_answers(client, now):
             return
         client.unacked_replies += 1
-        reply = answer(self, client.who, message, now)
-        self._out.send(client, reply, now, of_value(reply.data) + of_value(reply.error))
+        if not self._questions.ask(client, message):
+            self.sessions.unexpected(client, "too many questions of its key wait; its session ends", now)
 
     # --- messages from workers ---
 
@@ -376,6 +379,7 @@ class CoordinatorCore:
         if self._next_sweep is not None and now >= self._next_sweep:
             self._sweep(now)
         self.offences.log_due(now)
+        self._answer_questions(now)
         self.scheduler.due(now)
         if not self.draining:
             self.scheduler.deadlocks.look(now)
@@ -389,6 +393,14 @@ class CoordinatorCore:
             idle = not any(worker.tasks for worker in self.scheduler.roster.workers.values())
             if (idle and self.scheduler.journal_gate.idle) or now >= self._drain_until:
                 self._leave(now)
+
+    def _answer_questions(self, now: float) -> None:
+        def reply(client: ClientSession, query: m.Query) -> int:
+            told = answer(self, client.who, query, now)
+            self._out.send(client, told, now, of_value(told.data) + of_value(told.error))
+            return looked_at(self, query)
+
+        self._questions.answer(reply)
 
     def _write_journal(self) -> None:
         """Before anything of this turn leaves."""
