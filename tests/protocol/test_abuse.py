@@ -439,6 +439,30 @@ def test_what_a_worker_comes_back_with_is_not_kept_with_its_greeting(world):
     assert not worker.hello.held
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        lambda task: m.TasksReturned([(task, 1)], [], True),
+        lambda task: m.TasksReturned([(task, 1)]),
+        lambda task: m.TasksReturned([(task, 1)], ["numpy"]),
+        lambda task: m.Outcomes([cores.ended(task, m.CANCELLED)]),
+    ],
+    ids=["begun", "not begun", "lacks a module", "cancelled"],
+)
+def test_a_worker_that_is_done_with_what_it_has_not_acknowledged_loses_its_session(world, words):
+    """It would be assigned again and again, and each assignment be kept until it is acknowledged."""
+    client, worker = world.client(who=ANNA), world.worker(who=HOST)
+    client.say(m.Submit([spec(1, client=ANNAS)], [DOUBLE]))
+    (task,) = worker.heard_one(m.Assign).tasks
+    world.give(worker.source, m.Envelope(worker.link.session, 1, 0, words(task.id)), HOST)
+    assert worker.heard_of(m.Reset)
+    assert "it has not acknowledged" in world.logs[-1]
+    world.reopen(worker)
+    worker.heard_one(m.Assign)
+    worker.say(m.Outcomes([ok(task.id, attempt=2)]))
+    assert world.core.scheduler.tasks.get(task.id) is None
+
+
 # --- tasks that nobody has named ------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,7 @@ from jobrunner.protocol.session import RETRY_LIMIT
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import ENTRY_BYTES, of_value
 from jobrunner.protocol.wire.details import CUT_TEXT, passable
+from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.protocol.wire.principals import INVITED, Principal
 
@@ -277,6 +278,8 @@ class CoordinatorCore:
         if any(payload_size(outcome.payload) > self.settings.max_payload for outcome in message.outcomes):
             self.sessions.unexpected(worker, "a result larger than max_payload; its session ends", now)
             return
+        if self._are_unheard(worker, [(outcome.id, outcome.attempt) for outcome in message.outcomes], now):
+            return
         for outcome in message.outcomes:
             self.scheduler.attempts.outcome(worker, passable(outcome), now)
         if journal_gate.outcomes_noted > noted:
@@ -287,6 +290,8 @@ class CoordinatorCore:
             self.scheduler.attempts.started(worker, task_id, now)
 
     def _on_tasks_returned(self, worker: WorkerSession, message: m.TasksReturned, now: float) -> None:
+        if self._are_unheard(worker, message.tasks, now):
+            return
         if message.missing_modules:
             self.scheduler.missing_modules.report(worker, message.tasks, message.missing_modules, now)
             return
@@ -294,6 +299,17 @@ class CoordinatorCore:
             self.scheduler.attempts.returned(worker, task_id, attempt, now, begun=message.begun)
         if not message.begun:
             self.scheduler.dispatcher.rest(worker, now)
+
+    def _are_unheard(self, worker: WorkerSession, tasks: list[tuple[TaskId, int]], now: float) -> bool:
+        """Whether it is done with something that it has not acknowledged to have; then it is reset.
+
+        Assignments are kept until they are acknowledged, and so might be any number of one task.
+        """
+        if not any(self.scheduler.attempts.is_unheard(worker, *each) for each in tasks):
+            return False
+        what = "it is done with a task whose assignment it has not acknowledged; its session ends"
+        self.sessions.unexpected(worker, what, now)
+        return True
 
     def _on_cancel_refused(self, worker: WorkerSession, message: m.CancelRefused, now: float) -> None:
         for task_id in message.ids:

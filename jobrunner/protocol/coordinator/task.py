@@ -152,6 +152,7 @@ class TaskRecord:
         "outcome",
         "payload",
         "requirements",
+        "sent_in",
         "since",
         "span",
         "state",
@@ -194,6 +195,8 @@ class TaskRecord:
         self.worker: WorkerSession | None = None
         self.attempt = 0
         """The number of the last assignment: a worker's word counts only with the present one."""
+        self.sent_in = 0
+        """The number of the message, in its worker's present session, with which that was assigned; 0: in none."""
         self.unbegun = 0
         """How many of these are known never to have begun."""
         self.asked = 0
