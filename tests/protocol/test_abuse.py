@@ -257,6 +257,39 @@ def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted
     assert counted["needed"] < 50
 
 
+def test_modules_of_a_function_are_gone_through_once_and_not_for_each_call(world, counted):
+    """A call has fifty bytes, and its function and initializer may name 256 modules each."""
+    client = world.client(who=ANNA)
+    names = [tuple(f"{letter}{number}" for number in range(MAX_MODULES)) for letter in "ab"]
+    function, initializer = (m.FunctionDef(each[0].encode(), "f", b"", modules=each) for each in names)
+    client.say(m.Submit([spec(0, client=ANNAS, function=b"a0")], [function, initializer]))
+    worker, _ = world.worker("v", who=HOST), world.worker("w", who=HOST)
+    (task,) = worker.heard_one(m.Assign).tasks
+    worker.say(m.TasksReturned([(task.id, 1)], ["a0"]))
+    world.turn()
+    counted.clear()
+    calls = [spec(n, client=ANNAS, function=b"a0", initializer=b"b0") for n in range(1, 500)]
+    client.say(m.Submit(calls))
+    assert len(world.core.scheduler.tasks) == 500
+    assert counted["needed"] < 5
+
+
+def test_functions_that_no_call_uses_are_passed_over_where_a_module_is_missing(world, monkeypatch):
+    client = world.client(who=ANNA)
+    functions = [m.FunctionDef(str(n).encode(), "f", b"", modules=(f"nowhere{n}",)) for n in range(100)]
+    client.say(m.Submit([spec(0, client=ANNAS, function=b"0")], functions))
+    worker = world.worker(who=HOST)
+    (task,) = worker.heard_one(m.Assign).tasks
+    looked_at = Counter()
+    real = missing_modules.initializer_name
+    monkeypatch.setattr(
+        missing_modules, "initializer_name", lambda entry: looked_at.update([entry]) or real(entry)
+    )
+    worker.say(m.TasksReturned([(task.id, 1)], ["nowhere0"]))
+    assert client.heard_of(m.Outcomes)
+    assert len(looked_at) <= 1
+
+
 @pytest.mark.parametrize("calls", [0, 1])
 def test_nobody_looks_at_others_calls_because_somebody_says_goodbye(world, calls):
     class Tasks(TaskTable):

@@ -39,6 +39,9 @@ NEW_ANSWER_SECONDS = 1.0
 
 MAX_WORKERS_NAMED = 5
 
+MAX_PAIRS = 1000
+"""Functions, each with an initializer, of which it is remembered what of their modules is contested."""
+
 INITIALIZER = "initializer "
 """Before an initializer's key: its name among those of modules, none of which has a space."""
 
@@ -63,6 +66,8 @@ class MissingModules:
         self._attempts: Attempts
         self.contested_modules: frozenset[str] = frozenset()
         """Modules that some worker lacks."""
+        self._contested_of: dict[tuple[FunctionEntry, FunctionEntry | None], list[str]] = {}
+        """Of some functions, with their initializers, those of them that they need: each of very many calls asks."""
         self._oldest = 0.0
         """When the first of the answers that still hold was given."""
         self._failures: dict[str, Outcome] = {}
@@ -169,7 +174,14 @@ class MissingModules:
     def _contested(self, function: FunctionEntry, initializer: FunctionEntry | None) -> list[str]:
         if not self.contested_modules:
             return []
-        return [name for name in needed(function, initializer) if name in self.contested_modules]
+        pair = function, initializer
+        found = self._contested_of.get(pair)
+        if found is None:
+            if len(self._contested_of) >= MAX_PAIRS:
+                self._contested_of.clear()
+            found = [name for name in needed(function, initializer) if name in self.contested_modules]
+            self._contested_of[pair] = found
+        return found
 
     def _able(self, base: Requirements) -> list[WorkerSession]:
         """Workers that could run it, were it not for the modules."""
@@ -205,6 +217,7 @@ class MissingModules:
         self.contested_modules = frozenset(
             name for w in self._roster.workers.values() for name in w.missing_modules
         )
+        self._contested_of.clear()
         for name in self._failures.keys() - self.contested_modules:
             del self._failures[name]
 
@@ -217,7 +230,8 @@ class MissingModules:
         entries = {
             entry
             for entry in self._functions.entries()
-            if not names.isdisjoint(entry.definition.modules) or initializer_name(entry) in names
+            if entry.users
+            and (not names.isdisjoint(entry.definition.modules) or initializer_name(entry) in names)
         }
         if not entries:
             return []
@@ -285,9 +299,9 @@ def needed(function: FunctionEntry, initializer: FunctionEntry | None) -> tuple[
     if initializer is None:
         return own
     definition = initializer.definition
-    both = own + tuple(name for name in definition.modules if name not in own)
-    if definition.ships:
-        both = tuple(name for name in both if name not in definition.ships)
+    both = dict.fromkeys((*own, *definition.modules))
+    for name in definition.ships:
+        both.pop(name, None)
     return (*both, initializer_name(initializer))
 
 
