@@ -175,6 +175,31 @@ def test_a_worker_that_comes_finds_calls_of_strange_pythons_without_comparing_al
     assert counted["__eq__"] < 1000
 
 
+def test_calls_of_a_strange_python_do_not_look_at_all_workers_each(world):
+    class Workers(dict):
+        looks = 0
+
+        def values(self):
+            self.looks += 1
+            return super().values()
+
+    for number in range(3):
+        world.worker(f"w{number}", who=HOST)
+    roster = world.core.scheduler.roster
+    workers = roster.workers = Workers(roster.workers)
+    client = world.client(who=ANNA)
+    strange = DOUBLE._replace(python="2.7")
+    workers.looks = 0
+    client.say(m.Submit([spec(n, client=ANNAS) for n in range(100)], [strange]))
+    assert workers.looks == 0
+    refused = [o for message in client.heard_of(m.Outcomes) for o in message.outcomes]
+    assert "the workers have 3.11" in refused[99].detail["error"]
+    for worker in list(world.remotes.values())[:3]:
+        worker.say(m.Goodbye())
+    client.say(m.Submit([spec(200, client=ANNAS)]))
+    assert client.heard_of(m.Outcomes) == [], "it may wait for a worker that has it"
+
+
 def test_tasks_of_parked_clients_are_passed_over_once_and_not_for_each_task_of_others(counted):
     backpressured, other = client_peer("p"), client_peer("o")
     queue = ReadyQueue()

@@ -17,6 +17,8 @@ class Roster:
         self.workers: dict[WorkerId, WorkerSession] = {}
         self.worker_names: set[str] = set()
         """Maintained incrementally, as `slots` is, because thousands of workers may join at once."""
+        self.pythons: Counter[str] = Counter()
+        """How many workers have each version of Python: every call of a function by value needs to know."""
         self.slots = 0
         """Total over all workers."""
         self.workers_with_room: dict[WorkerSession, None] = {}
@@ -55,6 +57,7 @@ class Roster:
     def add_worker(self, worker: WorkerSession) -> None:
         self.workers[worker.id] = worker
         self._workers_of[worker.came_with] += 1
+        self.pythons[worker.hello.python] += 1
         self.worker_names.add(worker.name)
         self.slots += worker.slots
         self._resized = True
@@ -62,6 +65,7 @@ class Roster:
     def remove_worker(self, worker: WorkerSession) -> None:
         if self.workers.pop(worker.id, None) is not None:
             subtract(self._workers_of, worker.came_with)
+            subtract(self.pythons, worker.hello.python)
             self.resize(worker, 0)
             self.worker_names.discard(worker.name)
         worker.link.drop_early()
