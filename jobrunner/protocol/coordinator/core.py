@@ -412,6 +412,8 @@ class CoordinatorCore:
 
     def _answer_questions(self, now: float) -> None:
         def reply(client: ClientSession, query: m.Query) -> int:
+            if self.admission.takes_no_answers(client, now):  # it may have got very much since it asked
+                return 1
             told = answer(self, client.who, query, now)
             self._out.send(client, told, now, of_value(told.data) + of_value(told.error))
             return looked_at(self, query)
