@@ -13,7 +13,7 @@ from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.peers import REF_BYTES
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.coordinator.task import SUCCEEDED
-from jobrunner.protocol.effects import Received, Send
+from jobrunner.protocol.effects import Received, Revoked, Send
 from jobrunner.protocol.journal_records import JournalState, KeptOutcome, Progress
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId
@@ -366,6 +366,17 @@ def test_a_result_does_not_outlive_its_client_and_its_account(leaves, detach):
     assert record.outcome.payload == b""
     assert record.client.link.unacked() == record.client.outcomes == []
     assert not world.core.scheduler.accounts.of(C, ALICE.key).bytes
+
+
+def test_of_a_revoked_key_only_detached_calls_go_on():
+    world = Coordinator()
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1, detach=True), spec(2, detach=True), spec(3))
+    worker.heard()
+    world.handle(Revoked(ALICE.key))
+    worker.say(m.Outcomes([ok(f"{C}-1")]))
+    assert ids(worker.heard_one(m.Assign).tasks) == [f"{C}-2"]
+    assert list(world.core.scheduler.tasks) == [f"{C}-2"]
 
 
 def test_a_refused_detached_call_is_not_kept():

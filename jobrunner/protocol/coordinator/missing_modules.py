@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
 from jobrunner.protocol.coordinator.resources import Requirements, module_requirement
 from jobrunner.protocol.coordinator.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, required_of
+from jobrunner.protocol.wire.batches import of_outcome
+from jobrunner.protocol.wire.details import cut
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.messages import REFUSED, Outcome
+from jobrunner.protocol.wire.payloads import payload_size
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.attempts import Attempts
@@ -41,6 +44,9 @@ MAX_WORKERS_NAMED = 5
 
 MAX_PAIRS = 1000
 """Functions, each with an initializer, of which it is remembered what of their modules is contested."""
+
+MAX_FAILURE_BYTES = 16 * 1024
+"""Of what is kept of an initializer's failure, in nobody's account, and told to each call that needs it."""
 
 INITIALIZER = "initializer "
 """Before an initializer's key: its name among those of modules, none of which has a space."""
@@ -136,7 +142,7 @@ class MissingModules:
         name = initializer_name(record.initializer)
         error = (outcome.detail or {}).get("error", "raised")
         record.record_event(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
-        self._failures[name] = outcome
+        self._failures[name] = moderate(outcome)
         if not self.contested_modules:
             self._oldest = now
         news = name not in worker.missing_modules
@@ -287,6 +293,18 @@ class MissingModules:
         several = len(parts) > 1
         advice = f"install {'them' if several else 'it'} there, or ship {'them' if several else 'it'} with"
         return f"{', and '.join(parts)}: {advice} Executor(..., ship=[...])"
+
+
+def moderate(failure: Outcome) -> Outcome:
+    """The same as far as it is worth keeping: of what is larger, the facts."""
+    size = payload_size(failure.payload)
+    if size + of_outcome(failure) <= MAX_FAILURE_BYTES:
+        return failure
+    detail = cut(failure.detail or {})
+    if failure.payload:
+        detail["too_large"] = True
+        detail.setdefault("error", f"it raised an exception of {size:,} bytes, which are not kept")
+    return failure._replace(payload=b"", detail=detail)
 
 
 def base_requirements(record: TaskRecord) -> Requirements:
