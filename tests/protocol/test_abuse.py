@@ -144,7 +144,7 @@ def test_workers_that_say_very_often_that_they_are_stuck_make_nobody_look_at_all
     world, counted
 ):
     client, worker = world.client(), world.worker()
-    client.say(m.Submit([spec(number)._replace(depth=1) for number in range(3)], [DOUBLE]))
+    client.say(m.Submit([spec(number, depth=1) for number in range(3)], [DOUBLE]))
     worker.heard()
     counted.clear()
     worker.say(*[m.Stuck("no slot can be started")] * 20)

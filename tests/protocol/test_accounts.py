@@ -143,7 +143,7 @@ def test_a_function_counts_for_each_client_that_may_name_it():
     assert account.bytes == one + 9 * REF_BYTES
     second.say(m.Submit([], functions * 2))
     assert account.bytes <= 100_000
-    second.say(m.Submit([spec(1, client=D)._replace(function=functions[59].key)], functions))
+    second.say(m.Submit([spec(1, client=D, function=functions[59].key)], functions))
     assert f"{D}-1" in refused(second)
     world.reopen(second)
     assert account.bytes == one
