@@ -79,6 +79,16 @@ class Attempts:
 
     # --- what workers say ---
 
+    def is_unheard(self, worker: WorkerSession, task_id: TaskId, attempt: int) -> bool:
+        """Whether this attempt is at the worker, and the worker has not acknowledged its assignment.
+
+        Whatever a worker says of an attempt comes with that acknowledgement.
+        """
+        record = self._tasks.get(task_id)
+        if record is None or record.worker is not worker or record.attempt != attempt:
+            return False
+        return record.sent_in > worker.link.acknowledged
+
     def outcome(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
         """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
         self._dispatcher.wake(worker)
@@ -86,7 +96,7 @@ class Attempts:
         if record is None:
             held = self._orphans.get(outcome.id)
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
-                self._orphans.ended(held, outcome)
+                self._orphans.ended(outcome.id, outcome)
                 if outcome.status == m.SPLIT:
                     self.goes_on(worker, outcome, now)
             else:
@@ -174,6 +184,7 @@ class Attempts:
         estimate = record.function.estimate
         record.estimate = estimate if estimate == UNKNOWN else estimate * record.elements
         self._tasks.move(record, ASSIGNED, now)
+        record.sent_in = 0
         worker.take(record)
 
     def _release(self, record: TaskRecord) -> None:
@@ -303,6 +314,7 @@ class Attempts:
         self._dispatcher.wake(worker)
         for record in worker.tasks.values():
             self._deadlocks.waits_no_more(record)  # it is told again
+            record.sent_in = 0
         still_there = {(entry.id, entry.attempt) for entry in held}
         gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
         for record in reversed(gone):  # each goes to the head of the queue

@@ -81,6 +81,13 @@ def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> R
         return Reply(query.number, None, str(exc))
 
 
+def looked_at(core: CoordinatorCore, query: Query) -> int:
+    """Return how many tasks and peers an answer to this query looks at, at the most."""
+    roster, tasks = core.scheduler.roster, core.scheduler.tasks
+    peers = len(roster.workers) + len(roster.clients)
+    return 1 + peers + (len(tasks) + len(tasks.recent) if query.kind in OF_TASKS else 0)
+
+
 def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     settings, scheduler = core.settings, core.scheduler
     counts = {state.label: scheduler.tasks.counts[state] for state in TaskState}
@@ -197,6 +204,9 @@ ANSWERS = {
 
 
 DONE = tuple(state.label for state in TERMINAL)
+
+OF_TASKS = ("tasks", "task", "cancel")
+"""Those of ANSWERS for which tasks are looked for."""
 
 COMMANDS = ("cancel", "drain", "forget")
 """Those of ANSWERS that change something."""
