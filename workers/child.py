@@ -492,6 +492,7 @@ class Slot:
         known = self.initialized[key]
         if isinstance(known, BaseException):
             raise known.with_traceback(None)
+        known.set_streams()
 
     def function(self, key: bytes, initializer: bytes | None) -> Callable[..., Any]:
         """Return a function, after its initializer has run."""
@@ -577,7 +578,10 @@ class Slot:
         self.forked = self.outbox.forked = True
         blocking.install(None)
         blocking.watch_callers(None)
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        if sys.stdout is self.stdout:
+            sys.stdout = sys.__stdout__
+        if sys.stderr is self.stderr:
+            sys.stderr = sys.__stderr__
         self.stdout.sink.forget()
         self.stderr.sink.forget()
         if getsignal(signal.SIGINT) is self.sigint_handler:
