@@ -24,9 +24,8 @@ class Provided(NamedTuple):
 
     module: str
     values: dict[str, Any]
-    stdout: Any = None
-    """What it has put in the place of `sys.stdout`; None if it has left that alone."""
-    stderr: Any = None
+    streams: tuple[tuple[str, Any], ...] = ()
+    """What it has put in the place of streams of `sys`, which may be None, by their names."""
 
     def give_to(self, fn: Callable[..., Any]) -> None:
         """Have a function that was just unpickled see it."""
@@ -36,10 +35,8 @@ class Provided(NamedTuple):
 
     def set_streams(self) -> None:
         """Print to where the initializer has chosen: each call begins with streams of its own."""
-        if self.stdout is not None:
-            sys.stdout = self.stdout
-        if self.stderr is not None:
-            sys.stderr = self.stderr
+        for name, stream in self.streams:
+            setattr(sys, name, stream)
 
 
 NOTHING = Provided("", {})
@@ -63,14 +60,16 @@ def run(initializer: Callable[[], object]) -> Provided:
         return initializer()
     fn = by_value(initializer)
     variables = {} if fn is None else fn.__globals__
-    before, stdout, stderr = dict(variables), sys.stdout, sys.stderr
+    before = dict(variables)
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     initializer()
     missing = object()
     return Provided(
         "" if fn is None else fn.__module__,
         {name: value for name, value in variables.items() if before.get(name, missing) is not value},
-        None if sys.stdout is stdout else sys.stdout,
-        None if sys.stderr is stderr else sys.stderr,
+        tuple(
+            (name, getattr(sys, name)) for name, given in streams.items() if getattr(sys, name) is not given
+        ),
     )
 
 

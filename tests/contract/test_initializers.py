@@ -191,5 +191,12 @@ def test_streams_that_an_initializer_replaces_are_those_of_all_calls(run_program
             ex.submit(fork).result()
             assert path.read_text().split()[-1] == "forked"
             other.submit(print, "shown").result()
+
+        def silent():
+            sys.stdout = None
+
+        with open_executor(max_workers=1, initializer=silent) as ex:
+            for i in range(2):
+                ex.submit(print, "silent", i).result()
     """)
     assert out == "shown\n"
