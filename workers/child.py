@@ -595,7 +595,7 @@ class Slot:
     def leave_fork(self, status: int) -> NoReturn:
         """End a forked process in which the task has returned, too, because it must not continue as a slot."""
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            flush_quietly(stream)
         os._exit(0 if status == OK else 1)
 
     # --- control thread ----------------------------------------------------------------------------------

@@ -182,6 +182,10 @@ def test_streams_that_an_initializer_replaces_are_those_of_all_calls(run_program
                 os._exit(0)
             os.waitpid(child, 0)
 
+        def fork_and_return():
+            child = os.fork()
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else None
+
         path = Path({str(tmp_path / "log")!r})
         with open_executor(max_workers=1, initializer=quiet, initargs=(path,)) as ex, open_executor() as other:
             list(ex.map(work, range(3)))
@@ -198,5 +202,6 @@ def test_streams_that_an_initializer_replaces_are_those_of_all_calls(run_program
         with open_executor(max_workers=1, initializer=silent) as ex:
             for i in range(2):
                 ex.submit(print, "silent", i).result()
+            assert ex.submit(fork_and_return).result() == 0
     """)
     assert out == "shown\n"
