@@ -1,9 +1,9 @@
-"""The globals that an initializer sets, which later calls must see.
+"""What an initializer sets in the program's globals, and as its streams, for the calls that come after it.
 
 In the standard library's pool the functions of a program and its initializer share the `__main__` of the child. Here
-they are sent by value, and a function by value has globals of its own. So the globals that the initializer has set are
-noted, and each function of the same module gets them. Otherwise a function that both the initializer and a call use
-would see the values that the program had at `submit`.
+they go by value, and what goes by value has globals of its own. So what the initializer has set is noted, and each
+function of the same module gets it; a function that the initializer and a call have in common would otherwise see the
+values that the program had at `submit`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,19 @@ class Provided(NamedTuple):
 
     module: str
     values: dict[str, Any]
+    streams: tuple[tuple[str, Any], ...] = ()
+    """What it has put in the place of streams of `sys`, which may be None, by their names."""
 
     def give_to(self, fn: Callable[..., Any]) -> None:
         """Add the globals to those of a function that was just unpickled."""
         target = by_value(fn)
         if target is not None and target.__module__ == self.module:
             target.__globals__.update(self.values)
+
+    def set_streams(self) -> None:
+        """Print to where the initializer has chosen: each call begins with streams of its own."""
+        for name, stream in self.streams:
+            setattr(sys, name, stream)
 
 
 NOTHING = Provided("", {})
@@ -52,14 +59,18 @@ def run(initializer: Callable[[], object]) -> Provided:
     if isinstance(initializer, Wrapper):
         return initializer()
     fn = by_value(initializer)
-    if fn is None:
-        initializer()
-        return NOTHING
-    before = dict(fn.__globals__)
+    variables = {} if fn is None else fn.__globals__
+    before = dict(variables)
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     initializer()
     missing = object()
-    after = fn.__globals__.items()
-    return Provided(fn.__module__, {name: v for name, v in after if before.get(name, missing) is not v})
+    return Provided(
+        "" if fn is None else fn.__module__,
+        {name: value for name, value in variables.items() if before.get(name, missing) is not value},
+        tuple(
+            (name, getattr(sys, name)) for name, given in streams.items() if getattr(sys, name) is not given
+        ),
+    )
 
 
 def by_value(fn: Callable[..., Any]) -> FunctionType | None:

@@ -74,7 +74,7 @@ class _Unfilled(NamedTuple):
     functions: frozenset[str]
     """The names of the attributes that are functions."""
     containers: dict[str, type]
-    """The kinds of the attributes that are lists, dictionaries and sets, by name."""
+    """Of those, the lists, dictionaries, sets and the like, by kind."""
     renewed: list[bytes]
     """Names of globals that have become other objects since the class was last filled."""
 
@@ -187,11 +187,11 @@ class Script:
                 self.variables.pop(entry.name, None)
 
     def _load_pending(self, entries: Iterable[Entry], parts: Parts) -> bool:
-        """Load all pending entries; return whether some remain for another round.
+        """Load what is pending; whether some is left, for another round.
 
-        A tuple cannot exist before its contents, but a list can. If the two hold each other, the list must be first.
-        When the wrong one was first, its load fails, and it is pending again together with all that was loaded
-        meanwhile.
+        A tuple cannot be there before what it holds, a list can: where both hold each other, the list has to be first.
+        So does a table in which an instance looks for itself while it is loaded, if it is in that table.
+        What was loaded in vain, since the wrong one was first, is pending again, with all that was loaded meanwhile.
         """
         failed = None
         before = len(self._pending)
@@ -203,7 +203,7 @@ class Script:
             try:
                 self._load(entry, parts)
             except Exception as exc:
-                if not self._met_itself:
+                if not self._met_itself and _name_that_was_missing(exc) not in self._pending:
                     raise
                 failed = exc
                 self._unload(pending, parts)
@@ -520,6 +520,15 @@ def _describe(module: ModuleType, program: Program) -> None:
         variables["__file__"] = program.file
     if program.spec is not None:
         module.__spec__ = importlib.machinery.ModuleSpec(program.spec, None, origin=program.file)
+
+
+def _name_that_was_missing(exc: BaseException | None) -> str | None:
+    """The global that code of the script has asked for in vain while something was loaded."""
+    while exc is not None:
+        if isinstance(exc, NameError) and exc.name is not None:
+            return exc.name
+        exc = exc.__cause__
+    return None
 
 
 def _take_sources(image: Image) -> None:

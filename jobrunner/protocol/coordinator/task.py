@@ -169,6 +169,7 @@ class TaskRecord:
         "interest",
         "outcome",
         "requirements",
+        "sent_in",
         "since",
         "state",
         "submitted",
@@ -207,6 +208,8 @@ class TaskRecord:
         self.worker: WorkerSession | None = None
         self.attempt = 0
         """The number of the last assignment; a worker's report counts only for the present one."""
+        self.sent_in = 0
+        """The number of the message, in its worker's present session, with which that was assigned; 0: in none."""
         self.unbegun = 0
         """The number of attempts that are known never to have begun."""
         self.asked = 0

@@ -8,12 +8,14 @@ detail on arrival if it is far larger than anything that a worker has to tell.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.wire.batches import of_detail
-from jobrunner.protocol.wire.checks import DETAIL_TYPES, MAX_DEPTH, plain
+from jobrunner.protocol.wire.checks import MAX_DEPTH, plain
 from jobrunner.protocol.wire.messages import Detail, Outcome
+from jobrunner.protocol.wire.outcome_detail import DETAIL_TYPES
 
 MAX_FACTS = 64
 """Maximum number of facts in a detail."""
@@ -52,27 +54,29 @@ def cut(detail: Detail) -> Detail:
 
     Strings and lists are shortened.
     """
+    told: Mapping[str, Any] = detail
     names = [name for name in detail if name in DETAIL_TYPES] + [n for n in detail if n not in DETAIL_TYPES]
-    kept: Detail = {}
+    kept: dict[str, Any] = {}
     for name in names[:MAX_FACTS]:
-        value = detail[name]
+        value = told[name]
         if name == "need_detail" and value is not None:
             kept[name] = cut(without_need(value))
         elif isinstance(value, (list, tuple)):
             kept[name] = tuple([cut_scalar(item) for item in value[:CUT_ITEMS] if is_scalar(item)])
         elif is_scalar(value):
             kept[name[:CUT_TEXT]] = cut_scalar(value)
-    return kept
+    return cast(Detail, kept)
 
 
 def brief(detail: Detail) -> Detail:
     """Return the facts that lists of tasks show, because a whole detail may have a megabyte."""
-    return {name: detail[name][:CUT_TEXT] for name in ("error", "worker", "host") if name in detail}
+    told: Mapping[str, Any] = detail
+    return cast(Detail, {name: told[name][:CUT_TEXT] for name in ("error", "worker", "host") if name in told})
 
 
 def without_need(detail: Detail) -> Detail:
     """Return a detail without the one that it contains, because in a chain the first failure is the cause of all."""
-    return {name: value for name, value in detail.items() if name != "need_detail"}
+    return cast(Detail, {name: value for name, value in detail.items() if name != "need_detail"})
 
 
 def is_scalar(value: Any) -> bool:

@@ -35,7 +35,7 @@ from jobrunner.protocol.tuning import (
 )
 from jobrunner.protocol.wire.ids import SlotId, TaskId
 from jobrunner.protocol.wire.kinds import Bundle, Chunk
-from jobrunner.protocol.wire.messages import Assignment, FunctionDef, FunctionKey, Wait
+from jobrunner.protocol.wire.messages import Assignment, FunctionDef, FunctionKey, Status, Wait
 from jobrunner.protocol.wire.payloads import Payload
 
 STARTING = "starting"
@@ -94,7 +94,7 @@ class WorkerTask:
         """The calls for which the task waits, as its slot has reported."""
         self.was_split = False
         """True for a bundle or chunk that its slot has split or divided while it was being stopped."""
-        self.stop_reason: int | None = None
+        self.stop_reason: Status | None = None
         """The status with which the task will end (CANCELLED or TIMED_OUT), once it is being stopped."""
         self.stop_stage = 0
         """The number of steps taken, of SIGINT, SIGTERM and SIGKILL."""
