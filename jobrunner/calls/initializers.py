@@ -1,9 +1,9 @@
-"""What an initializer sets in the program's globals, and as its streams, for the calls that come after it.
+"""The globals and the streams that an initializer sets, which later calls must see.
 
 In the standard library's pool the functions of a program and its initializer share the `__main__` of the child. Here
-they go by value, and what goes by value has globals of its own. So what the initializer has set is noted, and each
-function of the same module gets it; a function that the initializer and a call have in common would otherwise see the
-values that the program had at `submit`.
+they are sent by value, and a function by value has globals of its own. So the globals that the initializer has set are
+noted, and each function of the same module gets them. Otherwise a function that both the initializer and a call use
+would see the values that the program had at `submit`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Provided(NamedTuple):
     module: str
     values: dict[str, Any]
     streams: tuple[tuple[str, Any], ...] = ()
-    """What it has put in the place of streams of `sys`, which may be None, by their names."""
+    """The objects that it has put in the place of streams of `sys`, by their names; they may be None."""
 
     def give_to(self, fn: Callable[..., Any]) -> None:
         """Add the globals to those of a function that was just unpickled."""
@@ -34,7 +34,7 @@ class Provided(NamedTuple):
             target.__globals__.update(self.values)
 
     def set_streams(self) -> None:
-        """Print to where the initializer has chosen: each call begins with streams of its own."""
+        """Set the streams that the initializer has chosen, because each call begins with streams of its own."""
         for name, stream in self.streams:
             setattr(sys, name, stream)
 

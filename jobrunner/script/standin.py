@@ -74,7 +74,7 @@ class _Unfilled(NamedTuple):
     functions: frozenset[str]
     """The names of the attributes that are functions."""
     containers: dict[str, type]
-    """Of those, the lists, dictionaries, sets and the like, by kind."""
+    """The kinds of the attributes that are lists, dictionaries, sets and the like, by name."""
     renewed: list[bytes]
     """Names of globals that have become other objects since the class was last filled."""
 
@@ -187,11 +187,11 @@ class Script:
                 self.variables.pop(entry.name, None)
 
     def _load_pending(self, entries: Iterable[Entry], parts: Parts) -> bool:
-        """Load what is pending; whether some is left, for another round.
+        """Load all pending entries; return whether some remain for another round.
 
-        A tuple cannot be there before what it holds, a list can: where both hold each other, the list has to be first.
-        So does a table in which an instance looks for itself while it is loaded, if it is in that table.
-        What was loaded in vain, since the wrong one was first, is pending again, with all that was loaded meanwhile.
+        A tuple cannot exist before its contents, but a list can. If the two hold each other, the list must be first. So
+        must a table in which an instance looks for itself while it is loaded, if the instance is in that table. When
+        the wrong one was first, its load fails, and it is pending again together with all that was loaded meanwhile.
         """
         failed = None
         before = len(self._pending)
@@ -523,7 +523,7 @@ def _describe(module: ModuleType, program: Program) -> None:
 
 
 def _name_that_was_missing(exc: BaseException | None) -> str | None:
-    """The global that code of the script has asked for in vain while something was loaded."""
+    """Return the global that code of the script has asked for in vain during a load, or None."""
     while exc is not None:
         if isinstance(exc, NameError) and exc.name is not None:
             return exc.name

@@ -80,9 +80,9 @@ class Attempts:
     # --- what workers say ---
 
     def is_unheard(self, worker: WorkerSession, task_id: TaskId, attempt: int) -> bool:
-        """Whether this attempt is at the worker, and the worker has not acknowledged its assignment.
+        """Return whether this attempt is at the worker, and the worker has not acknowledged its assignment.
 
-        Whatever a worker says of an attempt comes with that acknowledgement.
+        Everything that a worker reports about an attempt comes with that acknowledgement.
         """
         record = self._tasks.get(task_id)
         if record is None or record.worker is not worker or record.attempt != attempt:

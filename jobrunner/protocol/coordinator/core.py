@@ -302,7 +302,7 @@ class CoordinatorCore:
             self.scheduler.dispatcher.rest(worker, now)
 
     def _are_unheard(self, worker: WorkerSession, tasks: list[tuple[TaskId, int]], now: float) -> bool:
-        """Whether it is done with something that it has not acknowledged to have; then it is reset.
+        """Return whether the worker ends tasks whose assignment it has not acknowledged; then it is reset.
 
         Assignments are kept until they are acknowledged, and so might be any number of one task.
         """

@@ -99,9 +99,9 @@ class Endings:
         drop_body(record)
 
     def _kept_excess(self, record: TaskRecord, outcome: m.Outcome, now: float) -> str:
-        """Why it is too much for its owner to keep that outcome; empty: it is not, or is not to be kept.
+        """Return why keeping that outcome is too much for its owner, or an empty string.
 
-        When the call was accepted, nobody knew how much it would be.
+        Nobody knew the size of the outcome when the call was accepted.
         """
         if not record.body.options.detach or not (outcome.payload or outcome.detail):
             return ""

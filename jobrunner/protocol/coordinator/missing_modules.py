@@ -44,10 +44,10 @@ NEW_ANSWER_SECONDS = 1.0
 MAX_WORKERS_NAMED = 5
 
 MAX_PAIRS = 1000
-"""Functions, each with an initializer, of which it is remembered what of their modules is contested."""
+"""Maximum number of functions, each with an initializer, whose contested modules are cached."""
 
 MAX_FAILURE_BYTES = 16 * 1024
-"""Of what is kept of an initializer's failure, in nobody's account, and told to each call that needs it."""
+"""Maximum size in bytes of a kept failure of an initializer, which no account counts and which each such call gets."""
 
 INITIALIZER = "initializer "
 """The prefix of an initializer's key among the names of modules, none of which contains a space."""
@@ -74,7 +74,8 @@ class MissingModules:
         self.contested_modules: frozenset[str] = frozenset()
         """The modules that some worker lacks."""
         self._contested_of: dict[tuple[FunctionEntry, FunctionEntry | None], list[str]] = {}
-        """Of some functions, with their initializers, those of them that they need: each of very many calls asks."""
+        """By function and initializer, the contested modules that they require, because very many calls ask for them.
+        """
         self._oldest = 0.0
         """The time of the oldest answer that still holds."""
         self._failures: dict[str, Outcome] = {}
@@ -297,7 +298,7 @@ class MissingModules:
 
 
 def moderate(failure: Outcome) -> Outcome:
-    """The same as far as it is worth keeping: of what is larger, the facts."""
+    """Return the failure in a size that is worth keeping: of a larger one, only the facts."""
     size = payload_size(failure.payload)
     if size + of_outcome(failure) <= MAX_FAILURE_BYTES:
         return failure

@@ -21,8 +21,10 @@ class Offences:
         self._rejections = Rejections()
         self._intolerable: dict[Source, None] = {}
         self._speaker: Principal | None = None
-        """Who sent the message, or asked for the answer, that is being handled: ANYONE also for a key that may not
-        connect any more. None if the event is neither."""
+        """The sender of the message, or of the question, that is being handled.
+
+        It is ANYONE also for a key that may not connect any more, and None if the event is neither.
+        """
 
     @property
     def count(self) -> int:

@@ -1,4 +1,4 @@
-"""Tasks that some worker has though no client has named them since this coordinator started.
+"""Tasks that a worker has although no client has named them since this coordinator started.
 
 A worker of an earlier coordinator comes back with its tasks, and their clients come back with theirs, in any order.
 Until a task's client names it, or can name it no more, it is an orphan: it takes its slot, its outcome is kept, and it
@@ -31,7 +31,7 @@ LOOKS_PER_GRACE = 4
 
 
 ORPHAN_BYTES = 2000
-"""What such a task takes here, about, with its id; without its outcome."""
+"""Approximate size in bytes of such a task with its id and without its outcome."""
 
 
 class OrphanedTask:
@@ -54,7 +54,7 @@ class OrphanedTask:
 
     @property
     def size(self) -> int:
-        """Bytes, about."""
+        """The approximate size in bytes."""
         size = ORPHAN_BYTES
         if self.outcome is not None:
             size += kept_size(self.outcome.payload) + of_outcome(self.outcome)
@@ -69,7 +69,7 @@ class Orphans:
         self._tasks = tasks
         self._most = quota.bytes
         self._bytes: Counter[str] = Counter()
-        """Of all that workers have so, by their keys."""
+        """The size in bytes of the orphaned tasks that workers have, by the workers' keys."""
         self._orphans: dict[TaskId, OrphanedTask] = {}
         self._pieces = PieceIndex()
         self._of_client: dict[ClientId, dict[TaskId, None]] = {}
@@ -100,7 +100,7 @@ class Orphans:
         return self._pieces.of(whole)
 
     def add(self, worker: WorkerSession, held: m.Held, now: float) -> None:
-        """The worker is told to stop it where its key has too much here."""
+        """Add an orphaned task; if the worker's key has too much here, tell the worker to stop it."""
         orphan = OrphanedTask(worker, held, now)
         if self._is_too_much(worker, orphan.size):
             self._roster.fence(worker, held.id)
@@ -124,14 +124,14 @@ class Orphans:
         self._bytes[orphan.worker.came_with] += orphan.size
 
     def waits(self, orphan: OrphanedTask, wait: m.Wait) -> None:
-        """Its worker tells what it waits for."""
+        """Note the calls for which the task waits, as its worker reports."""
         if not self._is_too_much(orphan.worker, of_wait(wait)):
             self._bytes[orphan.worker.came_with] -= orphan.size
             orphan.wait = wait
             self._bytes[orphan.worker.came_with] += orphan.size
 
     def _is_too_much(self, worker: WorkerSession, size: int) -> bool:
-        """Whether so many bytes more are too much of one key, where that is known."""
+        """Return whether this number of additional bytes is too much for the worker's key, if that is known."""
         key = worker.came_with
         return bool(key and self._most) and self._bytes[key] + size > self._most
 

@@ -30,7 +30,7 @@ from jobrunner.protocol.wire.messages import (
 from jobrunner.protocol.wire.principals import ANYONE, Principal
 
 REF_BYTES = 500
-"""What it takes here, about, that a client may name a function."""
+"""Approximate size in bytes of a client's right to name a function."""
 
 CLIENT_PATIENCE = 6
 """Factor of the usual timeout by which a connected client may be silent."""
@@ -166,7 +166,7 @@ class ClientSession(Peer):
         their outcomes. The message that names one may be late, and would otherwise be taken for a new task."""
 
     def refer(self, function: FunctionKey, here: FunctionKey) -> None:
-        """It may name that function from now on."""
+        """Note that the client may name that function from now on."""
         self.function_refs[function] = here
         self.account.bytes += REF_BYTES
 
@@ -178,7 +178,7 @@ class ClientSession(Peer):
         return here
 
     def take_function_refs(self) -> list[FunctionKey]:
-        """It may name none any more; return their keys here, in the same order in every process."""
+        """Remove all functions that the client may name; return their keys here, in the same order in every process."""
         refs = sorted(self.function_refs.values())
         self.account.bytes -= REF_BYTES * len(refs)
         self.function_refs.clear()

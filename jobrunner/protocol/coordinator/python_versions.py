@@ -35,7 +35,7 @@ class PythonVersions:
         return {entry for entry in self._functions.entries() if not self._is_provided(entry)}
 
     def _is_provided(self, function: FunctionEntry) -> bool:
-        """Whether any worker has the version of Python that a function needs, if it needs one."""
+        """Return whether any worker has the Python version that a function requires, if it requires one."""
         python = function.definition.python
         return not python or python in self._roster.pythons
 

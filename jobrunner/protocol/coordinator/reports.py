@@ -206,7 +206,7 @@ ANSWERS = {
 DONE = tuple(state.label for state in TERMINAL)
 
 OF_TASKS = ("tasks", "task", "cancel")
-"""Those of ANSWERS for which tasks are looked for."""
+"""The names in ANSWERS for which tasks are looked up."""
 
 COMMANDS = ("cancel", "drain", "forget")
 """The names in ANSWERS that change something."""

@@ -18,7 +18,7 @@ class Roster:
         self.worker_names: set[str] = set()
         """The names of all workers; maintained incrementally, because thousands of workers may join at once."""
         self.pythons: Counter[str] = Counter()
-        """How many workers have each version of Python: every call of a function by value needs to know."""
+        """Number of workers with each Python version, because every call of a function by value needs it."""
         self.slots = 0
         """The number of slots of all workers; maintained incrementally, too."""
         self.workers_with_room: dict[WorkerSession, None] = {}
@@ -28,7 +28,7 @@ class Roster:
         self._resized = False
         self._clients_of: Counter[str] = Counter()
         self._workers_of: Counter[str] = Counter()
-        """How many of them came with each key; a greeting must not look at all of them."""
+        """Number of workers that connect with each key, because a greeting must not examine all of them."""
 
     # --- clients ---
 
@@ -45,7 +45,7 @@ class Roster:
         return True
 
     def clients_of(self, key: str) -> int:
-        """How many clients are here that connect with that key, whoever they act for."""
+        """Return the number of present clients that connect with that key, for whomever they act."""
         return self._clients_of[key]
 
     def has_client(self, client: ClientSession) -> bool:
@@ -74,7 +74,7 @@ class Roster:
         self._resized = True
 
     def workers_of(self, key: str) -> int:
-        """How many workers are here that connect with that key."""
+        """Return the number of present workers that connect with that key."""
         return self._workers_of[key]
 
     def has_worker(self, worker: WorkerSession) -> bool:
@@ -139,7 +139,7 @@ class Roster:
 
 
 def subtract(counts: Counter[str], key: str, count: int = 1) -> None:
-    """So much less, and nothing is left of a key that has none."""
+    """Subtract `count` from the count of a key, and remove the key if nothing is left."""
     counts[key] -= count
     if not counts[key]:
         del counts[key]

@@ -134,7 +134,7 @@ class Scheduler:
             attempts=self.attempts,
         )
         self._newly_stuck: WorkerSession | None = None
-        """The last worker that has said so in this turn."""
+        """The last worker that has reported in this turn that it is stuck."""
         self.missing_modules.hand_back_to(self.attempts)
         self.division.hand_on_to(self.attempts, self.submission)
 
@@ -257,14 +257,14 @@ class Scheduler:
         self.roster.may_have_room(worker)
 
     def stuck(self, worker: WorkerSession, why: str) -> None:
-        """All tasks there wait for tasks of their own that have no slot."""
+        """Note that all tasks of a worker wait for tasks of their own that have no slot."""
         worker.stuck = why or "unknown"
         self._newly_stuck = worker
 
     def _refuse_deepest(self, now: float) -> None:
-        """If all workers are stuck, refuse the deepest calls, of which all are looked at: once in a turn.
+        """Refuse the deepest calls if all workers are stuck; this examines all calls, so it is done once in a turn.
 
-        Otherwise nothing would ever go on; the tasks that wait for these do, as soon as they hear of it.
+        Otherwise nothing would ever continue; the tasks that wait for the refused ones do, as soon as they hear of it.
         """
         worker, self._newly_stuck = self._newly_stuck, None
         if worker is None or not worker.stuck:
@@ -289,7 +289,7 @@ class Scheduler:
     # --- each turn ---
 
     def due(self, now: float) -> None:
-        """Queue the tasks that wait for a time which has come, and end those that cannot go on."""
+        """Queue the tasks whose delay is over, and end those that cannot continue."""
         self._refuse_deepest(now)
         self.missing_modules.due(now)
         while (record := self.dispatcher.next_due(now)) is not None:

@@ -30,7 +30,7 @@ MAX_OBSERVERS = 1000
 because each takes some kilobytes."""
 
 MAX_WORKERS = 10_000
-"""As MAX_CLIENTS, of the workers of one key."""
+"""Maximum number of workers of one key."""
 
 
 class Sessions:
@@ -84,7 +84,10 @@ class Sessions:
         return self._too_many_like(hello, who)
 
     def _too_many_like(self, hello: m.ClientHello | m.WorkerHello, who: Principal) -> str:
-        """Why one more peer of a key is too much; empty: it is not. Each takes some kilobytes, until it is missed."""
+        """Return why one more peer of a key is too much, or an empty string.
+
+        Each peer takes some kilobytes until it is missed.
+        """
         roster = self._scheduler.roster
         if isinstance(hello, m.WorkerHello):
             what, most, here = "workers", MAX_WORKERS, roster.workers_of(who.key)
@@ -341,7 +344,7 @@ class Sessions:
                     self._lose_client(peer, now)
                 continue
             if peer.link.stalled(now):
-                self.unexpected(peer, "it does not acknowledge what it is told; its session ends", now)
+                self.unexpected(peer, "it does not acknowledge its messages; its session ends", now)
                 self.give_up_untaken(peer, now)
             for envelope in peer.link.due(now):
                 self._out.add(Send(source, envelope))

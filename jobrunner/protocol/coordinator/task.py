@@ -209,7 +209,7 @@ class TaskRecord:
         self.attempt = 0
         """The number of the last assignment; a worker's report counts only for the present one."""
         self.sent_in = 0
-        """The number of the message, in its worker's present session, with which that was assigned; 0: in none."""
+        """The number of the message, in its worker's present session, that assigned it; 0 if there is none."""
         self.unbegun = 0
         """The number of attempts that are known never to have begun."""
         self.asked = 0

@@ -73,7 +73,7 @@ Detail: TypeAlias = Annotated[OutcomeDetail, checked_detail]
 
 
 class Status(IntEnum):
-    """How an attempt has ended. The outcomes OK and ERROR carry a payload, the others only a detail."""
+    """The end of an attempt. The outcomes OK and ERROR carry a payload, the others only a detail."""
 
     OK = 0
     ERROR = 1
