@@ -393,7 +393,7 @@ def _weak_reference(pickler: Any, value: weakref.ref[Any]) -> Any:
 
 
 def _weak_dictionary(pickler: Any, value: Any) -> Any:
-    """Reduce a weak dictionary; a global one exists, empty, before its contents, which may look for themselves in it."""
+    """Reduce a weak dictionary; a global exists, empty, before its contents, which may look for themselves in it."""
     entry = pickler.entry_of(value)
     items = iter(list(value.items()))
     if entry is None:
