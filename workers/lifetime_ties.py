@@ -28,6 +28,13 @@ def fail() -> NoReturn:
     os._exit(FAILED)
 
 
+def end_fork(*, failed: bool) -> NoReturn:
+    """End a process that a task has forked and in which the task has returned, too: it must not go on as a slot."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1 if failed else 0)
+
+
 def tie_group_to(lifeline: int) -> None:
     """Make the kernel kill this process group when the worker's end of the pipe `lifeline` closes.
 
