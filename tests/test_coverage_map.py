@@ -158,9 +158,6 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "workers.slot_functions": ("workers/test_child.py", "contract/test_initializers.py"),
     "workers.slot_process": ("workers/test_slot_pool.py",),
     "workers.streams": ("cluster/test_streams.py", "workers/test_child.py"),
-    "workers.task_inbox": ("workers/test_child.py", "workers/test_slot_pool.py"),
-    "workers.task_runner": ("workers/test_child.py", "workers/test_bundle.py", "workers/test_chunk.py"),
-    "workers.yielding": ("workers/test_standstill.py", "workers/test_waits.py"),
     # what the system is asked for
     "shared_memory.limits": ("shared_memory/test_segment_pool.py", "shared_memory/test_attachments.py"),
     "shared_memory.memory_files": (

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import nullcontext
 
 import pytest
 
-from jobrunner.system.descriptors import unnamed_file
-from jobrunner.workers.channel import BlockingChannel, channel_pair
-from jobrunner.workers.crash_board import CrashBoard
 from jobrunner.workers.framing import header, unpack
-from jobrunner.workers.interrupts import Interrupts, RunningTask
-from jobrunner.workers.outbox import Outbox
-
-
-class Parts:
-    """The interrupts of a slot without a process, and what they use."""
-
-    def __init__(self, board, channel, wake):
-        self.board = board
-        self.running = RunningTask()
-        self.outbox = Outbox(board, channel, wake)
-        self.hits = 0
-        self.interrupts = Interrupts(self.running, self.outbox, self._hit)
-
-    def _hit(self):
-        self.hits += 1
+from jobrunner.workers.interrupts import Interrupts
 
 
 @pytest.fixture
-def parts():
-    pair = channel_pair()
-    reader, writer = os.pipe()
-    file = unnamed_file("board", CrashBoard.SIZE)
-    board = CrashBoard(file)
-    yield Parts(board, BlockingChannel(pair[1]), writer)
-    board.close()
-    for fd in (file, reader, writer):
-        os.close(fd)
-    for end in pair:
-        end.close()
+def hits():
+    """A list that grows by one at each interrupt."""
+    return []
+
+
+@pytest.fixture
+def interrupts(parts, hits):
+    return Interrupts(parts.running, parts.outbox, lambda: hits.append(1))
 
 
 @pytest.mark.parametrize(
@@ -56,18 +34,16 @@ def parts():
         (5, 5, 5, False),  # a second one
     ],
 )
-def test_whom_an_interrupt_hits(parts, target, running, interrupted, raises):
-    interrupts = parts.interrupts
+def test_whom_an_interrupt_hits(parts, interrupts, hits, target, running, interrupted, raises):
     interrupts.target, parts.running.number, interrupts.interrupted = target, running, interrupted
     with pytest.raises(KeyboardInterrupt) if raises else nullcontext():
         interrupts.on_sigint(signal.SIGINT, None)
     assert interrupts.target == 0
-    assert parts.hits == raises
+    assert len(hits) == raises
     assert not interrupts.spoiled
 
 
-def test_an_interrupt_is_told_from_an_exception_of_the_task(parts):
-    interrupts = parts.interrupts
+def test_an_interrupt_is_told_from_an_exception_of_the_task(parts, interrupts):
     parts.running.number = 5
     assert not interrupts.is_interrupt(KeyboardInterrupt()), "the task's own"
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -78,8 +54,7 @@ def test_an_interrupt_is_told_from_an_exception_of_the_task(parts):
     assert not interrupts.is_interrupt(KeyboardInterrupt()), "of the next task"
 
 
-def test_a_signal_is_sent_for_the_running_task_alone(parts):
-    interrupts = parts.interrupts
+def test_a_signal_is_sent_for_the_running_task_alone(parts, interrupts):
     parts.running.number = 5
     before = signal.signal(signal.SIGINT, interrupts.handler)
     try:
@@ -92,8 +67,8 @@ def test_a_signal_is_sent_for_the_running_task_alone(parts):
         signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupt_in_the_middle_of_a_message_waits_for_its_end(parts, monkeypatch):
-    parts.running.number = parts.interrupts.target = 5
+def test_an_interrupt_in_the_middle_of_a_message_waits_for_its_end(parts, interrupts, monkeypatch):
+    parts.running.number = interrupts.target = 5
     add = parts.board.add
 
     def interrupted_add(entry):
@@ -101,7 +76,7 @@ def test_an_interrupt_in_the_middle_of_a_message_waits_for_its_end(parts, monkey
         return add(entry)
 
     monkeypatch.setattr(parts.board, "add", interrupted_add)
-    before = signal.signal(signal.SIGINT, parts.interrupts.handler)
+    before = signal.signal(signal.SIGINT, interrupts.handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             parts.outbox.put(["whole"])
