@@ -92,10 +92,12 @@ class TaskRunner:
 
     def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
-        number, _id, _name, _attempt, function, _payload, span, initializer, depth, _values, retry_on = fields
+        number, _id, _name, _attempt, function, _payload, shape, initializer, depth, _values, retry_on = (
+            fields
+        )
         if number in self._taken:
             return
-        kind = PLAIN if span is None else BUNDLE if isinstance(span, int) else CHUNK
+        kind = (PLAIN, BUNDLE, CHUNK)[len(shape)]  # see protocol.wire.kinds
         running, board, functions = self._running, self._board, self._functions
         running.fields = fields
         board.start(number, kind)
@@ -105,7 +107,7 @@ class TaskRunner:
             board.finish()
             return
         if kind == CHUNK:
-            running.chunk = Chunk(number, span[0], span[1], board.fields)
+            running.chunk = Chunk(number, shape[0], shape[1], board.fields)
         set_depth_of_process(depth + 1)
         self._yielding.standstill.begin()
         args = kwargs = value = fn = None
@@ -126,7 +128,7 @@ class TaskRunner:
                     release(payload, *values)
                     value = fn(*args, **kwargs)
                 elif kind == CHUNK:
-                    value = self._run_chunk(fn, payload, span, retry_on)
+                    value = self._run_chunk(fn, payload, shape[0], shape[1], retry_on)
                 else:
                     running.bundle = Bundle(number, payload, board.results_writer())
                     status, result = self._run_bundle(fn, running.bundle)
@@ -181,9 +183,8 @@ class TaskRunner:
         return status, serialization.dump_exception(serialization.without_frames_of(OWN_FILES, exc))
 
     def _run_chunk(
-        self, fn: Callable[..., Any], payload: Payload, span: tuple[int, int], retry_on: bytes | None
+        self, fn: Callable[..., Any], payload: Payload, start: int, stop: int, retry_on: bytes | None
     ) -> FixedResults:
-        start, stop = span
         loaded = load_elements(payload)
         release(payload)
         results = FixedResults(OWN_FILES, retry_on, stop - start)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from jobrunner.protocol.wire.messages import CRASHED, ERROR, LOST, TIMED_OUT, Span, TaskOptions
+from jobrunner.protocol.wire.kinds import Bundle, Kind
+from jobrunner.protocol.wire.messages import CRASHED, ERROR, LOST, TIMED_OUT, TaskOptions
 
 
 class Consequence(Enum):
@@ -79,10 +80,10 @@ def decide(
     return FINISH
 
 
-def is_split_after(status: int, span: Span, elements: int) -> bool:
+def is_split_after(status: int, kind: Kind, elements: int) -> bool:
     """Return whether a client splits a task after this outcome, instead of having it run again as a whole.
 
     After the death of its process it splits a chunk around the element that was running, which costs the other
     elements one repetition instead of three. A bundle is not run again as a whole, either.
     """
-    return isinstance(span, int) or (elements > 1 and status == CRASHED)
+    return isinstance(kind, Bundle) or (elements > 1 and status == CRASHED)

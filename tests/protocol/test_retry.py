@@ -12,6 +12,7 @@ from jobrunner.protocol.retry import (
     is_split_after,
 )
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk
 from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
 
 
@@ -92,16 +93,16 @@ def test_what_its_client_splits_is_not_run_again_as_a_whole():
 
 
 def test_a_chunk_whose_process_died_is_split():
-    assert is_split_after(m.CRASHED, (0, 4), 4)
-    assert not is_split_after(m.LOST, (0, 4), 4), "a lost worker says nothing about an element"
-    assert not is_split_after(m.CRASHED, (3, 4), 1), "a chunk of one cannot be split"
+    assert is_split_after(m.CRASHED, Chunk(0, 4), 4)
+    assert not is_split_after(m.LOST, Chunk(0, 4), 4), "a lost worker says nothing about an element"
+    assert not is_split_after(m.CRASHED, Chunk(3, 4), 1), "a chunk of one cannot be split"
 
 
 @pytest.mark.parametrize("status", [m.CRASHED, m.LOST])
 @pytest.mark.parametrize("calls", [1, 4])
 def test_a_bundle_is_split(status, calls):
-    assert is_split_after(status, calls, calls)
+    assert is_split_after(status, Bundle(calls), calls)
 
 
 def test_a_call_is_not_split():
-    assert not is_split_after(m.CRASHED, None, 1)
+    assert not is_split_after(m.CRASHED, SINGLE_CALL, 1)

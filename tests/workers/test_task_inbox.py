@@ -36,7 +36,7 @@ class Worker:
 
     def runs(self, *numbers, functions=(), to_drop=(), told=None):
         tasks = [
-            [number, "id", "name", 1, b"f", b"payload", None, None, 0, [b"value"], None] for number in numbers
+            [number, "id", "name", 1, b"f", b"payload", [], None, 0, [b"value"], None] for number in numbers
         ]
         item = [RUN, list(functions), list(to_drop), tasks, told]
         self.parts.worker.send(header(pack(item)))
