@@ -147,13 +147,16 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "keys.process_list": ("cluster/test_security.py",),
     "transport.curve": ("test_keyring.py", "cluster/test_security.py"),
     # workers and slots
+    "workers.control_thread": ("workers/test_child.py", "workers/test_slot_pool.py"),
     "workers.crash_board": ("workers/test_gate.py", "workers/test_outbox.py", "workers/test_chunk.py"),
     "workers.daemon": ("cluster/test_daemons.py", "cli/test_cluster_commands.py"),
     "workers.framing": ("workers/test_channel.py", "workers/test_child.py"),
     "workers.in_process_worker": (CONTRACT, "cluster/test_daemons.py"),
     "workers.lifetime_ties": ("workers/test_slot_pool.py", "contract/test_ending.py"),
     "workers.memory_limit": ("cluster/test_memory.py", "workers/test_slot_pool.py"),
+    "workers.slot_context": ("contract/test_context.py",),
     "workers.slot_effects": (CONTRACT, "cluster/test_daemons.py"),
+    "workers.slot_functions": ("workers/test_child.py", "contract/test_initializers.py"),
     "workers.slot_process": ("workers/test_slot_pool.py",),
     "workers.streams": ("cluster/test_streams.py", "workers/test_child.py"),
     # what the system is asked for

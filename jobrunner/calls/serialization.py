@@ -628,10 +628,10 @@ def load_result(payload: Payload) -> Any:
 # --- exceptions -----------------------------------------------------------------------------------------
 
 
-def without_frames_of(file: str, exc: BaseException) -> BaseException:
-    """Return `exc` with a traceback that omits the first frames of `file`, if it has frames of the task's code."""
+def without_frames_of(files: tuple[str, ...], exc: BaseException) -> BaseException:
+    """Return `exc` with a traceback that omits the first frames of `files`, if it has frames of the task's code."""
     trace = _TRACEBACK.__get__(exc)  # an attribute of the class may hide it, see `set_cause`
-    while trace is not None and trace.tb_frame.f_code.co_filename == file:
+    while trace is not None and trace.tb_frame.f_code.co_filename in files:
         trace = trace.tb_next
     if trace is not None:
         _TRACEBACK.__set__(exc, trace)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-from pathlib import Path
 
 SHARE_FROM = 512 * 1024
 """Minimum size in bytes of a payload in shared memory, because a socket is as fast for smaller ones."""
@@ -33,7 +32,8 @@ def most_idle(processes: int = 1) -> int:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for path in CGROUP_LIMITS:
         try:
-            memory = min(memory, int(Path(path).read_text()))
+            with open(path) as file:  # pathlib takes a while to import, and slots start fast
+                memory = min(memory, int(file.read()))
         except (OSError, ValueError):  # there is no such file, or it contains "max"
             pass
     return min(MAX_IDLE_BYTES, memory // PART_OF_MEMORY // processes)
