@@ -97,6 +97,10 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "program.takeover": ("test_program.py", "contract/test_process.py"),
     # the cores, and messages
     "protocol.chunks": ("protocol/test_division.py", "protocol/test_client_chunks.py"),
+    "protocol.client.bundle_index": ("protocol/test_bundle_tracker.py",),
+    "protocol.client.cancel_requests": ("protocol/test_cancelling.py", "protocol/test_bundle_tracker.py"),
+    "protocol.client.endings": ("protocol/test_client_core.py", "protocol/test_client_chunks.py"),
+    "protocol.client.pending_tasks": ("protocol/test_client_core.py", "protocol/test_bundle_tracker.py"),
     "protocol.coordinator.admission": ("protocol/test_accounts.py", "protocol/test_coordinator_core.py"),
     "protocol.coordinator.attempts": ("protocol/test_scheduler.py", "protocol/test_scheduler_bundles.py"),
     "protocol.coordinator.dependencies": ("protocol/test_scheduler.py", "protocol/test_coordinator_core.py"),
