@@ -80,8 +80,12 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "shipping.archive": ("test_shipping.py", "cluster/test_shipping.py"),
     "shipping.collect": ("test_shipping.py", "cluster/test_shipping.py"),
     # map
+    "mapping.chunk_runner": ("test_mapping.py", "contract/test_map.py", "contract/test_map_division.py"),
+    "mapping.packing": ("test_mapping.py", "contract/test_map.py"),
+    "mapping.progress": ("test_mapping.py", "test_interrupts.py"),
     "mapping.progress_bar": ("test_mapping.py", "integrations/test_progress.py"),
     "mapping.run": ("test_mapping.py", "contract/test_map.py", "contract/test_map_division.py"),
+    "mapping.spans": ("test_chunk_queue.py", "test_repeating.py"),
     # the program, and calls inside of calls
     "display.notebooks": ("test_representation.py", "integrations/test_notebook.py"),
     "display.printer": ("contract/test_calls.py", "cluster/test_streams.py"),

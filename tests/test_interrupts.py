@@ -12,11 +12,13 @@ from support.steps import Steps
 
 from jobrunner import Executor
 from jobrunner.backends import bundle_builder, core_backend, lifetime, pending_calls, threads
+from jobrunner.mapping import chunk_queue, chunk_runner, packing, progress
 from jobrunner.mapping import run as mapping
 from jobrunner.system import atexit_hooks as exiting
 from jobrunner.transport import driver
 
-MODULES = [mapping, lifetime, core_backend, pending_calls, bundle_builder, driver, threads]
+MAPPING = [mapping, packing, progress, chunk_queue, chunk_runner]
+MODULES = [*MAPPING, lifetime, core_backend, pending_calls, bundle_builder, driver, threads]
 SECONDS = 20
 
 
