@@ -54,6 +54,8 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "backends.shared_store": ("contract/test_large_values.py",),
     "backends.slot_initializers": ("contract/test_initializers.py",),
     "backends.standard_pools": ("contract/test_constructor.py", "cpython/test_interpreters_own.py"),
+    "backends.thread_context": ("contract/test_context.py", "backends/test_thread_nests.py"),
+    "backends.thread_runners": (CONTRACT, "backends/test_lost_threads.py", "test_interrupts.py"),
     "backends.threads": (CONTRACT, "backends/test_lost_threads.py", "test_interrupts.py"),
     # what travels
     "calls.initializers": ("test_slot_setup.py", "contract/test_initializers.py"),
