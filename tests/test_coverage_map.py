@@ -55,6 +55,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "backends.slot_initializers": ("contract/test_initializers.py",),
     "backends.standard_pools": ("contract/test_constructor.py", "cpython/test_interpreters_own.py"),
     "backends.thread_context": ("contract/test_context.py", "backends/test_thread_nests.py"),
+    "backends.thread_initializer": ("contract/test_initializers.py",),
     "backends.thread_runners": (CONTRACT, "backends/test_lost_threads.py", "test_interrupts.py"),
     "backends.threads": (CONTRACT, "backends/test_lost_threads.py", "test_interrupts.py"),
     # what travels

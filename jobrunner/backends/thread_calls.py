@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from jobrunner.backends.base import Backend
 from jobrunner.backends.thread_chunks import SharedChunk
 from jobrunner.futures import Future
 
-if TYPE_CHECKING:
-    from jobrunner.backends.thread_runners import Runner
+NO_CALL = 0
+"""No call has this number; the first one has 1."""
 
 
 class ThreadCall(NamedTuple):
@@ -28,6 +29,33 @@ class ThreadCall(NamedTuple):
     work: Callable[[], Any]
     chunk: SharedChunk | None = None
     """Of a chunk, its elements, which several threads may take from."""
+
+
+class Runner:
+    """A job of the pool, which takes one call after the other.
+
+    It is not counted, and does nothing, if an exception interrupted its submission.
+    """
+
+    __slots__ = ("busy", "call", "ended", "left", "owner", "still", "void", "waiting", "waits")
+
+    def __init__(self, owner: Backend) -> None:
+        self.owner = owner
+        """Held while the job runs: its calls may use it although the program has dropped it."""
+        self.void = False
+        self.busy = False
+        """It has a call whose Future is not resolved."""
+        self.call: ThreadCall | None = None
+        """The one that it is at."""
+        self.ended = NO_CALL
+        """The number of the last one, where that has ended."""
+        self.left = False
+        self.waits = 0
+        """Waits that its call is in, one within the other."""
+        self.still = False
+        """Its call has unfinished calls of its own, and does nothing; see `thread_nests`."""
+        self.waiting = False
+        """For one of the two reasons, another one may run instead."""
 
 
 class ThreadCalls:

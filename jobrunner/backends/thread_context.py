@@ -5,16 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobrunner.backends.base import Backend
 from jobrunner.backends.borrowed import BorrowedBackend
+from jobrunner.backends.thread_calls import Runner
 from jobrunner.backends.thread_nests import Nest
 from jobrunner.futures import Future
 from jobrunner.nested import task_context
-
-if TYPE_CHECKING:
-    from jobrunner.backends.thread_runners import Runner
 
 
 class ThreadContext(threading.local):

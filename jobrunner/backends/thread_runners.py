@@ -9,18 +9,18 @@ current call.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from jobrunner.backends.base import Backend
-from jobrunner.backends.thread_calls import ThreadCall, ThreadCalls
+from jobrunner.backends.thread_calls import NO_CALL, Runner, ThreadCall, ThreadCalls
 from jobrunner.backends.thread_context import ThreadContext
+from jobrunner.backends.thread_initializer import ThreadInitializer
 from jobrunner.backends.thread_nests import Nest, Nests
 from jobrunner.errors import InitializerError
 from jobrunner.futures import Future, resolve
@@ -30,55 +30,6 @@ from jobrunner.system.atexit_hooks import do_all
 
 MAX_THREADS = 1_000_000
 """What the pool is told; how many there really are follows from the number of runners."""
-
-NO_CALL = 0
-"""No call has this number; the first one has 1."""
-
-
-class Runner:
-    """A job of the pool. It is not counted, and does nothing, if an exception interrupted its submission."""
-
-    __slots__ = ("busy", "call", "ended", "left", "owner", "still", "void", "waiting", "waits")
-
-    def __init__(self, owner: Backend) -> None:
-        self.owner = owner
-        """Held while the job runs: its calls may use it although the program has dropped it."""
-        self.void = False
-        self.busy = False
-        """It has a call whose Future is not resolved."""
-        self.call: ThreadCall | None = None
-        """The one that it is at."""
-        self.ended = NO_CALL
-        """The number of the last one, where that has ended."""
-        self.left = False
-        self.waits = 0
-        """Waits that its call is in, one within the other."""
-        self.still = False
-        """Its call has unfinished calls of its own, and does nothing; see `thread_nests`."""
-        self.waiting = False
-        """For one of the two reasons, another one may run instead."""
-
-
-class ThreadInitializer:
-    """The program's initializer, which each thread runs once, before its first call."""
-
-    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-        self._initializer = initializer
-        self._initargs = initargs
-        self._thread = threading.local()
-
-    def run(self) -> BaseException | None:
-        """Run the initializer, unless this thread has; return what it raised."""
-        if self._initializer is None or getattr(self._thread, "initialized", False):
-            return None
-        try:
-            self._initializer(*self._initargs)
-        except BaseException as exc:
-            log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
-            log.critical("Exception in initializer:", exc_info=True)
-            return exc
-        self._thread.initialized = True
-        return None
 
 
 class Runners:

@@ -19,7 +19,8 @@ from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures,
 from jobrunner.backends.thread_calls import ThreadCall, ThreadCalls
 from jobrunner.backends.thread_chunks import SharedChunk
 from jobrunner.backends.thread_context import ThreadContext
-from jobrunner.backends.thread_runners import Runners, ThreadInitializer
+from jobrunner.backends.thread_initializer import ThreadInitializer
+from jobrunner.backends.thread_runners import Runners
 from jobrunner.calls.serialization import function_name, is_one_of
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
 from jobrunner.fixed.elements import Columns, ElementResults

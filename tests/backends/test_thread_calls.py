@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from jobrunner import Future
-from jobrunner.backends.thread_calls import ThreadCall, ThreadCalls
+from jobrunner.backends.thread_calls import Runner, ThreadCall, ThreadCalls
 from jobrunner.backends.thread_chunks import SharedChunk
-
-
-class Runner:
-    """As much of a thread as the calls know of it."""
-
-    call = None
+from jobrunner.testing.stub_backend import StubBackend
 
 
 def call(number, priority=0, chunk=None):
@@ -19,7 +14,7 @@ def call(number, priority=0, chunk=None):
 
 def take(calls):
     """The number of the next call; None if there is none."""
-    runner = Runner()
+    runner = Runner(StubBackend())
     calls.take_next(runner)
     return None if runner.call is None else runner.call.number
 
