@@ -57,7 +57,7 @@ class ChunkRunner:
         """The number of chunks under way, and of those that are about to be submitted."""
         self._futures: dict[Future[ElementResults], Span] = {}
         """Those of the chunks under way."""
-        self._refusal: Exception | None = None
+        self.refusal: Exception | None = None
         """Why the backend takes no more calls."""
         self._pauses: Pauses[Span] | None = None
         """Once an element has to pause: they refer to this, which would otherwise wait for the collector of cycles."""
@@ -73,7 +73,7 @@ class ChunkRunner:
             if not cancelled:
                 self._queue.add_pack(pack)
         if cancelled:
-            self.record(pack.base, all_failed(self._progress.why_not(), pack.count))
+            self._progress.record(pack.base, all_failed(self._progress.why_not(), pack.count), self)
 
     def feed(self) -> None:
         """Submit chunks until the window is full, unless another thread is at it: that one goes on then."""
@@ -109,8 +109,8 @@ class ChunkRunner:
             with self._lock:
                 self._flying -= 1
                 if isinstance(exc, (NotSupportedError, BrokenExecutor)) or type(exc) is RuntimeError:
-                    self._refusal = exc  # it holds for all calls: `map` raises it, as `submit` does
-            self.record(span.position, all_failed(exc, len(span)))
+                    self.refusal = exc  # it holds for all calls: `map` raises it, as `submit` does
+            self._progress.record(span.position, all_failed(exc, len(span)), self)
             return
         with self._lock:
             self._futures[future] = span
@@ -120,9 +120,10 @@ class ChunkRunner:
         if cancelled:
             self._backend.cancel_all([future])
 
-    def take_refusal(self) -> Exception | None:
-        """Return why the backend takes no more calls, once; None if it takes them."""
-        refusal, self._refusal = self._refusal, None
+    def take_refusal(self) -> Exception:
+        """Return, once, why the backend takes no more calls."""
+        refusal, self.refusal = self.refusal, None
+        assert refusal is not None
         return refusal
 
     def awaited_at(self, position: int) -> Awaited | None:
@@ -133,10 +134,6 @@ class ChunkRunner:
         return None
 
     # --- outcomes -------------------------------------------------------------------------------------------
-
-    def record(self, position: int, results: ElementResults) -> None:
-        """Note the results of the elements from this position on."""
-        self._progress.record(position, results, self)
 
     def _on_done(self, span: Span, future: Any) -> None:
         try:
@@ -162,13 +159,13 @@ class ChunkRunner:
         if failure is None:
             self._resolve(span, future.result())
         elif self._progress.cancelled:
-            self.record(span.position, all_failed(failure, len(span)))
+            self._progress.record(span.position, all_failed(failure, len(span)), self)
         else:
             again, failed = after_failure(span, failure, self._options)
             if again:
                 self._run_again(again)
             if failed:
-                self.record(span.position, all_failed(failure, failed))
+                self._progress.record(span.position, all_failed(failure, failed), self)
         self.feed()
 
     def _on_given_back(self, span: Span, stop: int) -> None:
@@ -193,7 +190,7 @@ class ChunkRunner:
     def _resolve(self, span: Span, results: ElementResults) -> None:
         """Keep the results; elements that raised run again, each alone, if they have retries left."""
         if not results.failures or span.retries == 0 or self._progress.cancelled:
-            self.record(span.position, results)
+            self._progress.record(span.position, results, self)
             return
         kept = 0
         for index, failure in sorted(results.failures.items()):
@@ -202,12 +199,12 @@ class ChunkRunner:
             ):
                 continue
             if kept < index:
-                self.record(span.position + kept, results.part(kept, index))
+                self._progress.record(span.position + kept, results.part(kept, index), self)
             kept = index + 1
             begin = span.start + index
             self._run_later(Span(span.pack, begin, begin + 1, span.retries - 1))
         if kept < len(results):
-            self.record(span.position + kept, results.part(kept, len(results)))
+            self._progress.record(span.position + kept, results.part(kept, len(results)), self)
 
     def _run_later(self, span: Span) -> None:
         """Run an element that raised again, after a pause that grows with its failures."""
@@ -243,7 +240,7 @@ class ChunkRunner:
 
     def _give_up(self, spans: Iterable[Span]) -> None:
         for span in spans:
-            self.record(span.position, all_failed(self._progress.why_not(), len(span)))
+            self._progress.record(span.position, all_failed(self._progress.why_not(), len(span)), self)
 
     # --- the end --------------------------------------------------------------------------------------------
 

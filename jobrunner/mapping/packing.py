@@ -45,33 +45,32 @@ class Packer:
         columns = elements.take(limit)
         return columns, len(columns[0]) if columns else 0, {}
 
-    def packs(
-        self, batch: Batch, base: int, count: int, failures: dict[int, Exception]
+    def pack(self, batch: Batch, base: int, count: int) -> list[Pack | Failed]:
+        """Pickle `batch`; where that fails, its halves, so that in the end only the guilty elements fail."""
+        try:
+            return [Pack(self._backend.pack(batch), base, count)]
+        except Exception as exc:
+            # What is returned is in no variable: the exception knows this frame, which would know it.
+            if count == 1:
+                return [Failed(base, all_failed(exc, 1))]
+            return [
+                made
+                for start, stop in halves(0, count)
+                for made in self.pack(_part(batch, start, stop), base + start, stop - start)
+            ]
+
+    def pack_around(
+        self, failures: dict[int, Exception], batch: Batch, base: int, count: int
     ) -> Iterator[Pack | Failed]:
-        """Yield the packs of the elements between those that are known to fail, and these as failed."""
+        """Pack the elements between those that cannot be pickled, which are yielded as failed."""
         start = 0
         for row, failure in sorted(failures.items()):
             if start < row:
-                yield from self._pack(_part(batch, start, row), base + start, row - start)
+                yield from self.pack(_part(batch, start, row), base + start, row - start)
             yield Failed(base + row, all_failed(failure, 1))
             start = row + 1
         if start < count:
-            rest = batch if start == 0 else _part(batch, start, count)
-            yield from self._pack(rest, base + start, count - start)
-
-    def _pack(self, batch: Batch, base: int, count: int) -> Iterator[Pack | Failed]:
-        """Pickle `batch`; where that fails, its halves, so that in the end only the guilty elements fail."""
-        try:
-            packed = self._backend.pack(batch)
-        except Exception as exc:
-            if count == 1:
-                # In no variable: the exception knows this frame, which would know it.
-                yield Failed(base, all_failed(exc, 1))
-                return
-            for start, stop in halves(0, count):
-                yield from self._pack(_part(batch, start, stop), base + start, stop - start)
-        else:
-            yield Pack(packed, base, count)
+            yield from self.pack(_part(batch, start, count), base + start, count - start)
 
 
 def _part(batch: Batch, start: int, stop: int) -> Batch:

@@ -86,13 +86,18 @@ class MapRun:
         base = self._progress.take(count, count < limit, self._runner)
         if not count:
             return 0
-        for made in self._packer.packs(batch, base, count, failures):
+        packer = self._packer
+        packed = (
+            packer.pack_around(failures, batch, base, count) if failures else packer.pack(batch, base, count)
+        )
+        for made in packed:
             if isinstance(made, Pack):
                 self._runner.add_pack(made)
             else:
-                self._runner.record(made.position, made.results)
+                self._progress.record(made.position, made.results, self._runner)
         self._runner.feed()
-        self._raise_refusal()
+        if self._runner.refusal is not None:
+            self._raise_refusal()
         return count
 
     def take_all(self, elements: Input) -> None:
@@ -100,17 +105,17 @@ class MapRun:
         while not self._progress.complete:
             self.take_from(elements, self._chunksize or self._chunking.pack_size())
         self._runner.feed()  # the end of the input is known now, and the last chunks are cut accordingly
-        self._raise_refusal()
+        if self._runner.refusal is not None:
+            self._raise_refusal()
 
     def _raise_refusal(self) -> None:
-        """Raise why the backend takes no more calls, if that is so: then nobody will ask for results."""
+        """Raise why the backend takes no more calls: nobody will ask for results then."""
         refusal = self._runner.take_refusal()
-        if refusal is not None:
-            self._progress.drop_results()
-            try:
-                raise refusal
-            finally:
-                del refusal, self  # what is raised knows this frame, and this would know what is raised
+        self._progress.drop_results()
+        try:
+            raise refusal
+        finally:
+            del refusal, self  # what is raised knows this frame, and this would know what is raised
 
     def cancel(self) -> None:
         """Run nothing more of this map; what has started ends as it will. Does not wait."""
