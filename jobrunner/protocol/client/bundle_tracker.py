@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobrunner.protocol.bundles import unpack_calls
+from jobrunner.protocol.bundles import call_of, unpack_calls
 from jobrunner.protocol.client.bundle_index import BundleIndex
 from jobrunner.protocol.client.cancel_requests import CancelRequests
 from jobrunner.protocol.client.pending_tasks import PendingTasks
@@ -10,6 +10,7 @@ from jobrunner.protocol.client.send_window import SendWindow
 from jobrunner.protocol.effects import BundleSplit, Effect, ResolveTasks
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId, call_id
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.payloads import Payload
 
 ENDS_THAT_SPLIT = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
@@ -45,8 +46,8 @@ class BundleTracker:
     def cancel(self, bundle: TaskId, index: int, running: bool) -> None:
         """Cancel one call; a bundle that the coordinator has must be returned first."""
         spec = self._tasks.specs[bundle]
-        assert isinstance(spec.span, int)
-        if index >= spec.span:
+        assert isinstance(spec.body.kind, Bundle)
+        if index >= spec.body.kind.calls:
             return
         wishes = self._wishes.setdefault(bundle, {})
         wishes[index] = running or wishes.get(index, False)
@@ -100,10 +101,10 @@ class BundleTracker:
         self._effects.append(BundleSplit(spec.id, results, start))
         sent = self._window.has_sent(spec.id)
         cancelled, refused = [], []
-        for index, payload in enumerate(unpack_calls(spec.payload)):
+        for index, payload in enumerate(unpack_calls(spec.body.payload)):
             if index < start:
                 continue
-            call = spec._replace(id=call_id(spec.id, index), payload=payload, span=None)
+            call = call_of(spec, index, payload)
             wish = wishes.get(index)
             if not (runs and index == start):
                 if unwanted or wish is not None:

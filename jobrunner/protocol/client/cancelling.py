@@ -13,6 +13,7 @@ from jobrunner.protocol.client.send_window import SendWindow
 from jobrunner.protocol.effects import Effect, ResolveTasks
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Bundle
 
 
 class Cancelling:
@@ -48,7 +49,7 @@ class Cancelling:
                     self._bundle_tracker.cancel(*bundle, running)
             elif self._window.has_sent(task_id):
                 self._cancel_requests.request(task_id, running)
-                if isinstance(spec.span, int):
+                if isinstance(spec.body.kind, Bundle):
                     self._bundle_tracker.cancel_whole(task_id)
             else:
                 self._tasks.forget(task_id)
@@ -68,5 +69,7 @@ class Cancelling:
         ids = list(ids)
         free = max(0, slots - len(running))
         waiting = [specs[t] for t in ids if t in specs and t not in running]
-        begin = {spec.id for spec in heapq.nsmallest(free, waiting, key=lambda spec: -spec.options.priority)}
+        begin = {
+            spec.id for spec in heapq.nsmallest(free, waiting, key=lambda spec: -spec.body.options.priority)
+        }
         return [t for t in ids if t not in begin]

@@ -13,6 +13,7 @@ from jobrunner.protocol.client.pending_tasks import PendingTasks
 from jobrunner.protocol.client.send_window import SendWindow
 from jobrunner.protocol.effects import ChunkDivided, Effect, InitializerFailed, ResolveTasks
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Bundle
 
 
 class Endings:
@@ -43,7 +44,7 @@ class Endings:
             spec = specs.get(outcome.id)
             if (
                 spec is not None
-                and spec.initializer is not None
+                and spec.body.initializer is not None
                 and outcome.detail
                 and "setup" in outcome.detail
             ):
@@ -51,7 +52,7 @@ class Endings:
                 continue
             if spec is not None:
                 self.limits.learn(spec, outcome)
-            if spec is not None and isinstance(spec.span, int):
+            if spec is not None and isinstance(spec.body.kind, Bundle):
                 self._bundle_tracker.ended(spec, outcome)
             elif spec is not None and outcome.status == m.SPLIT:
                 self._divided(spec, outcome)

@@ -43,14 +43,14 @@ class SubmittedFunctions:
     def retain(self, spec: m.TaskSpec) -> None:
         """Count an unfinished task among the users of its functions."""
         users = self._users
-        for key in (spec.function, spec.initializer):
+        for key in (spec.body.function, spec.body.initializer):
             if key is not None:
                 users[key] = users.get(key, 0) + 1
 
     def release(self, spec: m.TaskSpec) -> None:
         """Count the task no more, and drop the functions that nobody else uses."""
         users = self._users
-        for key in (spec.function, spec.initializer):
+        for key in (spec.body.function, spec.body.initializer):
             if key is None:
                 continue
             if users[key] > 1:
@@ -76,8 +76,10 @@ class SubmittedFunctions:
 
     def to_send(self, tasks: list[m.TaskSpec]) -> tuple[list[m.FunctionDef], list[m.FunctionKey]]:
         """Return the functions that a message with these tasks must define, and those that the coordinator drops."""
-        named = dict.fromkeys([spec.function for spec in tasks])
-        named.update(dict.fromkeys([spec.initializer for spec in tasks if spec.initializer is not None]))
+        named = dict.fromkeys([spec.body.function for spec in tasks])
+        named.update(
+            dict.fromkeys([spec.body.initializer for spec in tasks if spec.body.initializer is not None])
+        )
         functions: list[m.FunctionDef] = []
         for key in named:
             definition = self.definitions[key]
@@ -86,7 +88,7 @@ class SubmittedFunctions:
 
     def excess(self, spec: m.TaskSpec, most: int) -> m.Outcome | None:
         """Return the outcome of a task of which a function has more than `most` bytes; None if all are small enough."""
-        for key in (spec.function, spec.initializer):
+        for key in (spec.body.function, spec.body.initializer):
             definition = None if key is None else self.definitions[key]
             if definition is None:
                 continue
@@ -106,7 +108,7 @@ class SubmittedFunctions:
     def check_invariants(self, pending: Mapping[TaskId, m.TaskSpec]) -> None:
         needed: dict[m.FunctionKey, int] = {}
         for spec in pending.values():
-            for key in (spec.function, spec.initializer):
+            for key in (spec.body.function, spec.body.initializer):
                 if key is not None:
                     needed[key] = needed.get(key, 0) + 1
         for definition in self.definitions.values():

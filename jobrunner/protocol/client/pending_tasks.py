@@ -10,6 +10,7 @@ from jobrunner.protocol.client.functions import SubmittedFunctions
 from jobrunner.protocol.client.send_window import SendWindow
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Bundle
 
 
 class PendingTasks:
@@ -37,7 +38,7 @@ class PendingTasks:
         `regained` tells that the coordinator has had it as a part of another one, see `SendWindow.regain`.
         """
         self.specs[spec.id] = spec
-        if isinstance(spec.span, int):
+        if isinstance(spec.body.kind, Bundle):
             self._bundles.add(spec.id)
         self._functions.retain(spec)
         if regained:
@@ -50,7 +51,7 @@ class PendingTasks:
         spec = self.specs.pop(task_id, None)
         if spec is None:
             return False
-        if isinstance(spec.span, int):
+        if isinstance(spec.body.kind, Bundle):
             self._bundles.discard(task_id)
         self.running.discard(task_id)
         if task_id in self._cancel_requests.unanswered:
@@ -65,7 +66,7 @@ class PendingTasks:
     def is_call(self, task_id: TaskId) -> bool:
         """Return whether the task is pending and not a bundle, of whose calls only one can have started."""
         spec = self.specs.get(task_id)
-        return spec is not None and not isinstance(spec.span, int)
+        return spec is not None and not isinstance(spec.body.kind, Bundle)
 
     def session_opened(self) -> list[m.TaskSpec]:
         """Queue the tasks for the new session, see `SendWindow.session_opened`."""

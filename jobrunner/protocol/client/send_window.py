@@ -70,7 +70,7 @@ class SendWindow:
         tasks fill.
         """
         self._sent.add(spec.id)
-        self._sent_bytes += payload_size(spec.payload)
+        self._sent_bytes += payload_size(spec.body.payload)
         self._regained.append(spec)
 
     def discard(self, spec: m.TaskSpec) -> None:
@@ -78,7 +78,7 @@ class SendWindow:
         task_id = spec.id
         if task_id in self._sent:
             self._sent.remove(task_id)
-            self._sent_bytes -= payload_size(spec.payload)
+            self._sent_bytes -= payload_size(spec.body.payload)
         if task_id in self._followers:
             self._let_follow(task_id)
 
@@ -117,7 +117,7 @@ class SendWindow:
 
     def check_invariants(self) -> None:
         assert self._sent <= self._pending.keys()
-        assert self._sent_bytes == sum(payload_size(self._pending[t].payload) for t in self._sent)
+        assert self._sent_bytes == sum(payload_size(self._pending[t].body.payload) for t in self._sent)
 
     def leftovers(self) -> list[object]:
         """Return everything that is kept; for tests."""
@@ -155,7 +155,7 @@ class SendWindow:
                 self._queue.pop()
                 spec = self._queue.peek()
                 continue
-            bytes_ = payload_size(spec.payload)
+            bytes_ = payload_size(spec.body.payload)
             most = welcome.max_payload
             if bytes_ > most or largest_function > most or len(spec.depends_on) > MAX_DEPENDENCIES:
                 excess = self._excess(spec, most)
@@ -188,13 +188,13 @@ class SendWindow:
                 f" {MAX_DEPENDENCIES:,}: let some calls collect them, and this one need those"
             )
             return m.Outcome(spec.id, 0, m.ERROR, detail={"too_large": True, "final": True, "error": error})
-        if payload_size(spec.payload) > most:
-            return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.payload), most)
+        if payload_size(spec.body.payload) > most:
+            return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.body.payload), most)
         return self._functions.excess(spec, most)
 
     def _submit(self, tasks: list[m.TaskSpec], now: float) -> None:
         """Send these tasks, with the functions that the coordinator does not know."""
         functions, dropped = self._functions.to_send(tasks)
-        size = sum([payload_size(spec.payload) for spec in tasks])
+        size = sum([payload_size(spec.body.payload) for spec in tasks])
         size += sum([payload_size(definition.blob) for definition in functions])
         self._effects.append(self._session.send(m.Submit(tasks, functions, dropped), now, size))

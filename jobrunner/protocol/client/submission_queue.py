@@ -20,7 +20,7 @@ class SubmissionQueue:
         """A heap of the keys of `_lanes`."""
 
     def push(self, spec: m.TaskSpec) -> None:
-        rank = -spec.options.priority
+        rank = -spec.body.options.priority
         lane = self._lanes.get(rank)
         if lane is None:
             lane = self._lanes[rank] = deque()
