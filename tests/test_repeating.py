@@ -4,8 +4,9 @@ import pytest
 
 from jobrunner.calls.serialization import dump_classes
 from jobrunner.errors import TaskLostError, TaskTimeoutError
-from jobrunner.mapping.repeating import after_failure, may_retry, options_of
+from jobrunner.mapping.repeating import after_failure, after_raising, options_of
 from jobrunner.mapping.spans import Pack, Span
+from jobrunner.protocol.retry import FINISH, RetryAfter
 from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS
 
 PACK = Pack(b"", 100, 20)
@@ -52,9 +53,11 @@ def test_a_single_element_fails_for_its_backend_has_retried_it(failure):
 
 def test_the_last_element_of_a_divided_chunk_may_run_out_of_time_again():
     span = Span(PACK, 2, 3, 4, divided=True)
-    assert after(span, TaskTimeoutError("late")) == ([(2, 3, 3)], 0)
-    assert after(span, TaskTimeoutError("late"), retry_timeouts=False) == ([], 1)
-    assert after(span, TaskTimeoutError("late"), at_most_once=True) == ([], 1)
+    late = TaskTimeoutError("late")
+    assert after(span, late, retries=4) == ([(2, 3, 3)], 0)
+    assert after(span, late, retries=4, retry_timeouts=False) == ([], 1)
+    assert after(Span(PACK, 2, 3, 0, divided=True), late, retries=4) == ([], 1)
+    assert after(Span(PACK, 2, 3, 0, divided=True), late, at_most_once=True) == ([], 1)
 
 
 def test_what_is_no_loss_fails_the_whole_chunk():
@@ -70,9 +73,21 @@ def test_a_chunk_has_no_retries_of_its_own_and_the_time_of_its_elements():
 
 
 def test_an_exception_is_judged_where_it_raised_if_it_was():
-    options = DEFAULT_OPTIONS._replace(retry_on=dump_classes((ValueError,)))
-    assert may_retry(ValueError(), None, options)
-    assert not may_retry(KeyError(), None, options)
-    assert not may_retry(ValueError(), True, options)
-    assert may_retry(KeyError(), False, options)
-    assert may_retry(KeyError(), True, DEFAULT_OPTIONS)
+    span = Span(PACK, 2, 8, 1)
+
+    def again(failure, final, classes):
+        retry_on = classes and dump_classes(classes)
+        options = DEFAULT_OPTIONS._replace(retries=1, retry_on=retry_on)
+        return after_raising(span, failure, final, options) is not FINISH
+
+    assert again(ValueError(), None, (ValueError,))
+    assert not again(KeyError(), None, (ValueError,))
+    assert not again(ValueError(), True, (ValueError,))
+    assert again(KeyError(), False, (ValueError,))
+    assert again(KeyError(), True, None)
+
+
+def test_the_pause_of_an_element_grows_with_its_failures_up_to_its_retries():
+    options = DEFAULT_OPTIONS._replace(retries=3, backoff=2.0)
+    verdicts = [after_raising(Span(PACK, 2, 8, left), ValueError(), None, options) for left in (3, 2, 1, 0)]
+    assert verdicts == [RetryAfter(2.0), RetryAfter(4.0), RetryAfter(8.0), FINISH]

@@ -26,9 +26,9 @@ from jobrunner.errors import DependencyError, InitializerError, NotSupportedErro
 from jobrunner.fixed.elements import Columns, ElementResults
 from jobrunner.futures import Future, resolve
 from jobrunner.nested import wait_hooks as blocking
-from jobrunner.protocol.retry import backoff
+from jobrunner.protocol.retry import RetryAfter, decide
 from jobrunner.protocol.wire.ids import ClientId, random_token, task_id
-from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, ERROR, TaskOptions
 from jobrunner.system.atexit_hooks import finish_before_exit
 from jobrunner.system.host import usable_cpus
 
@@ -220,17 +220,20 @@ class ThreadsBackend(Backend):
 
     def _attempt(self, options: TaskOptions, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call `fn`, and again where it raises, as the options allow."""
-        for failures in range(1, options.retries + 1):
+        failures = 0
+        while True:
             try:
                 return fn(*args, **kwargs)
             except Exception as exc:
-                if options.retry_on is not None and not is_one_of(exc, options.retry_on):
+                failures += 1
+                final = options.retry_on is not None and not is_one_of(exc, options.retry_on)
+                verdict = decide(options, ERROR, failures=failures, final=final)
+                if not isinstance(verdict, RetryAfter):
                     raise
                 with blocking.waiting():
-                    if self._killed.wait(backoff(failures, options.backoff)):
+                    if self._killed.wait(verdict.seconds):
                         raise
             self._context.again()
-        return fn(*args, **kwargs)
 
     # --- the end --------------------------------------------------------------------------------------------
 

@@ -21,10 +21,10 @@ from jobrunner.mapping.chunk_queue import ChunkQueue
 from jobrunner.mapping.chunking import Chunking, share
 from jobrunner.mapping.pauses import Pauses
 from jobrunner.mapping.progress import Progress
-from jobrunner.mapping.repeating import after_failure, may_retry, options_of
+from jobrunner.mapping.repeating import after_failure, after_raising, options_of
 from jobrunner.mapping.spans import Pack, Span, bytes_of
 from jobrunner.nested.wait_hooks import Awaited
-from jobrunner.protocol.retry import backoff
+from jobrunner.protocol.retry import RetryAfter
 from jobrunner.protocol.wire.messages import TaskOptions
 
 
@@ -194,21 +194,20 @@ class ChunkRunner:
             return
         kept = 0
         for index, failure in sorted(results.failures.items()):
-            if not may_retry(
-                failure, None if results.final is None else index in results.final, self._options
-            ):
+            final = None if results.final is None else index in results.final
+            verdict = after_raising(span, failure, final, self._options)
+            if not isinstance(verdict, RetryAfter):
                 continue
             if kept < index:
                 self._progress.record(span.position + kept, results.part(kept, index), self)
             kept = index + 1
             begin = span.start + index
-            self._run_later(Span(span.pack, begin, begin + 1, span.retries - 1))
+            self._run_later(Span(span.pack, begin, begin + 1, span.retries - 1), verdict.seconds)
         if kept < len(results):
             self._progress.record(span.position + kept, results.part(kept, len(results)), self)
 
-    def _run_later(self, span: Span) -> None:
-        """Run an element that raised again, after a pause that grows with its failures."""
-        seconds = backoff(self._options.retries - span.retries, self._options.backoff)
+    def _run_later(self, span: Span, seconds: float) -> None:
+        """Run an element that raised again, after a pause."""
         if seconds <= 0:
             self._run_again([span])
             return

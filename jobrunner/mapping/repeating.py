@@ -11,7 +11,8 @@ from jobrunner.calls.serialization import is_one_of
 from jobrunner.errors import TaskLostError, TaskTimeoutError
 from jobrunner.mapping.chunking import around, cut
 from jobrunner.mapping.spans import Span
-from jobrunner.protocol.wire.messages import TaskOptions
+from jobrunner.protocol.retry import FINISH, Verdict, decide
+from jobrunner.protocol.wire.messages import ERROR, TIMED_OUT, TaskOptions
 
 
 class Repetition(NamedTuple):
@@ -50,19 +51,28 @@ def after_failure(span: Span, failure: BaseException, options: TaskOptions) -> R
     return Repetition([], len(span))
 
 
-def may_retry(failure: Any, final: bool | None, options: TaskOptions) -> bool:
-    """Return whether an element that raised may run again.
+def after_raising(span: Span, failure: Any, final: bool | None, options: TaskOptions) -> Verdict:
+    """Return what follows when an element of a chunk has raised; if it runs again, then in a chunk of its own.
 
     `final` is what was said where it raised; None: nothing was said, and the exception is as it was raised.
     """
-    classes = options.retry_on
-    return classes is None or (is_one_of(failure, classes) if final is None else not final)
+    if options.retry_on is None:
+        final = False
+    elif final is None:
+        final = not is_one_of(failure, options.retry_on)
+    return decide(options, ERROR, failures=_failures(span, options), final=final)
 
 
 def _may_take_longer(span: Span, failure: BaseException, options: TaskOptions) -> bool:
     """Return whether an element that ran out of time may run again, which its backend took for a chunk."""
-    timed_out = span.divided and isinstance(failure, TaskTimeoutError)
-    return timed_out and span.retries > 0 and options.retry_timeouts and not options.at_most_once
+    if not span.divided or not isinstance(failure, TaskTimeoutError):
+        return False
+    return decide(options, TIMED_OUT, failures=_failures(span, options)) is not FINISH
+
+
+def _failures(span: Span, options: TaskOptions) -> int:
+    """Return how often each element of a chunk has failed, the present failure included."""
+    return options.retries - span.retries + 1
 
 
 def _parts(span: Span, parts: list[tuple[int, int]], retries: int) -> list[Span]:
