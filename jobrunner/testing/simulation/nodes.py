@@ -578,25 +578,7 @@ class ClientNode(PeerNode[ClientCore]):
 
     def leftovers(self) -> list[str]:
         core = self.core
-        names = (
-            "pending",
-            "_sent",
-            "_sent_bytes",
-            "_users",
-            "_functions",
-            "_cancelling",
-            "_cancels",
-            "_queries",
-            "_followers",
-            "_watched",
-            "_watches",
-        )
-        left = [f"{self.name}: {name} {getattr(core, name)!r:.200}" for name in names if getattr(core, name)]
-        bundles = core._bundle_tracker
-        if bundles._wishes or bundles._unwanted:
-            left.append(f"{self.name}: wishes {bundles._wishes}, unwanted {bundles._unwanted}")
-        if core._outbox.peek() is not None:
-            left.append(f"{self.name}: its outbox is not empty")
+        left = [f"{self.name}: keeps {what!r:.200}" for what in core.leftovers()]
         if core.session.link.unacked() or core.session.link.unacked_bytes:
             left.append(f"{self.name}: unacknowledged {core.session.link.unacked()!r:.200}")
         return left
