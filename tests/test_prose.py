@@ -39,7 +39,7 @@ MODULES = [
     if not any((ROOT / parent).is_symlink() for parent in path.relative_to(ROOT).parents)
 ]
 
-OLD_STYLE = ("jobrunner/backends/", "jobrunner/mapping/", "jobrunner/protocol/client/")
+OLD_STYLE = ("jobrunner/backends/", "jobrunner/protocol/client/")
 """Folders with docstrings that may still be elliptic; a folder leaves this list when all of them are rewritten."""
 
 SHORT_HELP = 60

@@ -22,9 +22,9 @@ class ChunkQueue:
         self._chunksize = chunksize
         self._packs: deque[Pack] = deque()
         self._ready: deque[Span] = deque()
-        """Chunks that wait for no window: of a fixed size, or to be run again."""
+        """Chunks of a fixed size, and chunks to run again, which wait for no window."""
         self._rests: deque[tuple[Span, int]] = deque()
-        """What chunks gave back, and how many of these elements may be in one chunk; they go before the packs."""
+        """The elements that chunks gave back, and their maximum number per chunk; they precede the packs."""
 
     def add_pack(self, pack: Pack) -> None:
         if self._chunksize is None:

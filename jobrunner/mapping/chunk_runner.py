@@ -56,11 +56,14 @@ class ChunkRunner:
         self._flying = 0
         """The number of chunks under way, and of those that are about to be submitted."""
         self._futures: dict[Future[ElementResults], Span] = {}
-        """Those of the chunks under way."""
+        """The Futures of the chunks under way."""
         self.refusal: Exception | None = None
-        """Why the backend takes no more calls."""
+        """The reason why the backend takes no more calls."""
         self._pauses: Pauses[Span] | None = None
-        """Once an element has to pause: they refer to this, which would otherwise wait for the collector of cycles."""
+        """The pauses, once an element needs one.
+
+        They refer to this object, which would otherwise wait for the collector of cycles.
+        """
 
     # --- feeding --------------------------------------------------------------------------------------------
 
@@ -76,7 +79,7 @@ class ChunkRunner:
             self._progress.record(pack.base, all_failed(self._progress.why_not(), pack.count), self)
 
     def feed(self) -> None:
-        """Submit chunks until the window is full, unless another thread is at it: that one goes on then."""
+        """Submit chunks until the window is full, unless another thread does so, which then continues."""
         with self._lock:
             if self._feeding:
                 return
@@ -90,7 +93,7 @@ class ChunkRunner:
                         slots, self._flying, progress.taken if progress.complete else None
                     )
                     if span is None:
-                        self._feeding = False  # under the lock: what changes from now on is fed by its author
+                        self._feeding = False  # under the lock: the author of any later change feeds it
                         return
                     self._flying += 1
                 self._submit(span)
@@ -109,7 +112,7 @@ class ChunkRunner:
             with self._lock:
                 self._flying -= 1
                 if isinstance(exc, (NotSupportedError, BrokenExecutor)) or type(exc) is RuntimeError:
-                    self.refusal = exc  # it holds for all calls: `map` raises it, as `submit` does
+                    self.refusal = exc  # it holds for all calls, so `map` raises it, as `submit` does
             self._progress.record(span.position, all_failed(exc, len(span)), self)
             return
         with self._lock:
@@ -147,7 +150,7 @@ class ChunkRunner:
         try:
             failure = future.exception()
         except CancelledError:
-            # A new one: that one knows this frame, and would keep what it is kept by.
+            # A new error: the Future's own refers to this frame, and would keep objects that keep it.
             failure = self._progress.why_not()
         if failure is None and 0 < len(future.result()) < len(span):
             self._give_back(span, span.start + len(future.result()))
@@ -177,7 +180,7 @@ class ChunkRunner:
             raise
 
     def _give_back(self, span: Span, stop: int) -> None:
-        """A chunk ends at `stop`: its elements from there on have not begun, and go into other chunks."""
+        """End a chunk at `stop`; the elements from there on have not begun, and go into other chunks."""
         size, slots = bytes_of(span.pack.packed), self._backend.max_workers
         with self._lock:
             rest = Span(span.pack, stop, span.stop, span.retries)
@@ -220,7 +223,7 @@ class ChunkRunner:
             self._give_up(pauses.clear())
 
     def _resume(self, spans: list[Span]) -> None:
-        """The pauses of these are over."""
+        """Run elements again whose pauses are over."""
         try:
             if self._run_again(spans):
                 self.feed()
@@ -249,7 +252,7 @@ class ChunkRunner:
         return self._progress.idle
 
     def cancel(self) -> None:
-        """Run nothing more of this map; what has started ends as it will. Does not wait."""
+        """Start nothing more of this map, without waiting; running calls end by themselves."""
         try:
             if not self.hold():
                 return
@@ -262,7 +265,10 @@ class ChunkRunner:
             raise
 
     def hold(self) -> bool:
-        """Hand no more of this map to the backend, whose affair is what it has; False if it was cancelled before."""
+        """Give the backend no more of this map; it handles what it has.
+
+        Return False if the map was cancelled before.
+        """
         with self._lock:
             if not self._progress.cancel():
                 return False

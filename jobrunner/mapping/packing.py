@@ -1,4 +1,4 @@
-"""How the elements of a `map` are taken from its input and pickled, in the caller's thread.
+"""The taking of a map's elements from its input, and their pickling, in the caller's thread.
 
 Only the elements that cannot be pickled fail, and not those that were pickled with them.
 """
@@ -46,7 +46,7 @@ class Packer:
         return columns, len(columns[0]) if columns else 0, {}
 
     def pack(self, batch: Batch, base: int, count: int) -> list[Pack | Failed]:
-        """Pickle `batch`; where that fails, its halves, so that in the end only the guilty elements fail."""
+        """Pickle `batch`, or its halves if that fails, so that in the end only the guilty elements fail."""
         try:
             return [Pack(self._backend.pack(batch), base, count)]
         except Exception as exc:

@@ -1,4 +1,4 @@
-"""How far a `map` is: which elements are taken and done, and which results wait to be handed out.
+"""The progress of a `map`: the elements that are taken and done, and the results that wait to be delivered.
 
 Results stay in the chunks in which they came, by the position of their first element. A map has a hold on its
 executor's `Lifetime` until its last element is done: results that somebody keeps do not keep an executor open.
@@ -22,31 +22,31 @@ class Progress:
     def __init__(self, lock: threading.RLock, lifetime: Lifetime) -> None:
         self._lock = lock
         self.lifetime: Lifetime | None = lifetime
-        """None once the last element is done."""
+        """The lifetime of the executor; None once the last element is done."""
         self.taken = 0
-        """Elements taken from the input."""
+        """Number of elements taken from the input."""
         self.done = 0
-        """Elements whose result (or failure) is known."""
+        """Number of elements whose result or failure is known."""
         self.complete = False
         """True once the input is known to have ended."""
         self.on_progress: Callable[[int], None] | None = None
-        """Called with `done` after each chunk, in the thread that brought its result."""
+        """A function that is called with `done` after each chunk, in the thread that brought its result."""
         self.cancelled = False
         """Nothing more of this map is handed to the backend."""
         self.abandoned = False
-        """What is not done by now will not be."""
+        """End all waits, because elements that are not done will never be."""
         self._cause: BaseException | None = None
-        """Why it was abandoned, for a consumer who waits."""
+        """The reason why the map was abandoned, for a consumer who waits."""
         self._results: dict[int, ElementResults] = {}
         self._taken_out = 0
-        """Where the chunk ends whose results are being handed out."""
+        """The end of the chunk whose results are being delivered."""
         self._arrived = threading.Condition(lock)
         self._awaited = -1
         """The position that the consumer waits for."""
 
     @property
     def idle(self) -> bool:
-        """Whether it has no unfinished elements, for now; see `Lifetime.end`."""
+        """Whether there are no unfinished elements for now; see `Lifetime.end`."""
         return self.abandoned or self.done == self.taken
 
     def take(self, count: int, complete: bool, run: Cancellable) -> int:
@@ -62,7 +62,7 @@ class Progress:
                 if was_idle:
                     self.lifetime = None
                 return base
-            self.taken += count  # first: who is about to say that this map has ended sees that it goes on
+            self.taken += count  # this comes first, so that a thread that is about to end this map sees that it continues
             if was_idle:
                 assert self.lifetime is not None, "the input had ended"
                 try:
@@ -151,7 +151,7 @@ class Progress:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     unfinished = self.taken - self.done
-                    raise wait_timeout(f"{unfinished} of {self.taken} calls of map are not done in time")
+                    raise wait_timeout(f"{unfinished} of {self.taken} calls of map did not finish in time")
                 self._arrived.wait(remaining)
 
     def drop_results(self) -> None:

@@ -1,4 +1,4 @@
-"""Which elements of a `map` run again after a chunk has ended badly. Pure.
+"""The choice of the elements of a `map` that run again after a chunk has ended badly. Pure.
 
 A chunk of several elements is never repeated as a whole: the elements that may run again go into chunks of their own.
 """
@@ -16,7 +16,7 @@ from jobrunner.protocol.wire.messages import ERROR, TIMED_OUT, TaskOptions
 
 
 class Repetition(NamedTuple):
-    """What follows a chunk that has ended without results."""
+    """The consequence of a chunk that has ended without results."""
 
     again: list[Span]
     """The chunks that are to run instead."""
@@ -39,7 +39,7 @@ def after_failure(span: Span, failure: BaseException, options: TaskOptions) -> R
     if len(span) > 1 and isinstance(failure, (TaskLostError, TaskTimeoutError)):
         guilty = getattr(failure, "element", None)
         most = getattr(failure, "detail", {}).get("most_calls")
-        if most:  # it has not begun: where it was to run, a process makes so many calls at most
+        if most:  # it has not begun, because a process there makes only so many calls
             return Repetition(_parts(span, cut(span.start, span.stop, most), span.retries), 0)
         if options.at_most_once:  # elements that may have run must not run again; later ones have not begun
             begun = span.stop if guilty is None else guilty + 1

@@ -36,7 +36,7 @@ from jobrunner.system import forks
 
 
 class MapRun:
-    """One call of `Executor.map`: makes the parts, takes the input, and hands out the results."""
+    """One call of `Executor.map`, which creates the parts, takes the input, and delivers the results."""
 
     def __init__(
         self, lifetime: Lifetime, prepared: Any, options: TaskOptions, chunksize: int | None = None
@@ -109,7 +109,7 @@ class MapRun:
             self._raise_refusal()
 
     def _raise_refusal(self) -> None:
-        """Raise why the backend takes no more calls: nobody will ask for results then."""
+        """Raise the error with which the backend refuses calls, because nobody asks for results then."""
         refusal = self._runner.take_refusal()
         self._progress.drop_results()
         try:
@@ -122,7 +122,7 @@ class MapRun:
         self._runner.cancel()
 
     def abandon(self) -> None:
-        """Cancel, and let nobody wait for the rest: an interrupt may have torn elements out of the books."""
+        """Cancel the map, and end all waits, because an interrupt may have lost elements."""
         self._runner.abandon()
 
     # --- the consumer ---------------------------------------------------------------------------------------

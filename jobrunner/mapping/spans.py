@@ -10,32 +10,32 @@ from jobrunner.protocol.wire.payloads import payload_size
 
 @dataclass(slots=True, eq=False)
 class Pack:
-    """Elements that were pickled together. `base` is the position of the first in the input."""
+    """Elements that were pickled together. `base` is the position of the first one in the input."""
 
     packed: Any
     base: int
     count: int
     cut: int = 0
-    """Elements that went into chunks so far."""
+    """Number of elements that went into chunks so far."""
 
 
 @dataclass(slots=True, eq=False)
 class Span:
-    """The elements [start, stop) of a pack: what one task runs. `retries` are left for each element."""
+    """The elements [start, stop) of a pack, which one task runs. `retries` are left for each element."""
 
     pack: Pack
     start: int
     stop: int
     retries: int
     divided: bool = False
-    """What was behind `stop` was given back while it ran."""
+    """True if the elements from `stop` on were given back while the task ran."""
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     @property
     def position(self) -> int:
-        """Where the first element is in the input."""
+        """The position of the first element in the input."""
         return self.pack.base + self.start
 
 
