@@ -330,7 +330,7 @@ class ClientCore:
         effects: list[Effect] = []
         for message in messages:
             effects += self._message(message, now)
-        if was_open and not self.session.open:
+        if was_open and not self.session.open and not self.session.refusal:
             effects.append(ConnectionLost(self.session.loss))
         return effects
 
@@ -502,9 +502,12 @@ class ClientCore:
         if at is None or now < at:
             return []
         self._given_up = True
-        waited = now - self.session.seeking_since
-        why = f": {self.session.loss}" if self.session.loss else ""
-        return [GiveUp(f"no answer for {waited:.0f} s{why}", "CoordinatorLostError")]
+        waited, loss = now - self.session.seeking_since, self.session.loss
+        if self.session.has_other_keys:
+            return [GiveUp(loss, "CoordinatorLostError", advises=True)]
+        if self._was_open:
+            return [GiveUp(f"{loss}, and has not come back within {waited:.0f} s", "CoordinatorLostError")]
+        return [GiveUp(f"no answer for {waited:.0f} s", "CoordinatorLostError")]
 
     def _send_tasks(self, now: float, *, unlimited: bool = False) -> list[Effect]:
         """Send all tasks for which the window has room, in one message if possible.
