@@ -172,6 +172,7 @@ class Scheduler:
     def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [record for record in client.tasks.values() if not record.options.detach]:
+            record.record_event("its client has gone, and it was not detached")
             self.cancel(record.id, True, now)
         for key in sorted(client.function_refs.values()):
             self.functions.drop_ref(key)
