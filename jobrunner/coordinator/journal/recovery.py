@@ -222,7 +222,9 @@ def read_entries(
 
 
 def damaged_after(path: Path, tail: Tail) -> ConfigError:
-    return ConfigError(f"the journal {path} is damaged: its entry {tail.seq + 1} is altered or missing; {ADVICE}")
+    return ConfigError(
+        f"the journal {path} is damaged: its entry {tail.seq + 1} is altered or missing; {ADVICE}"
+    )
 
 
 def drop_lost(state: JournalState, unread: set[TaskId], files: PayloadFiles) -> set[TaskId]:
