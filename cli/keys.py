@@ -117,6 +117,7 @@ def invite(
     workers can join; with a client's line clients and observers can join.
     """
     from jobrunner.keys.invitation import Invitation
+
     ring = _ring(keys)
     secret = ring.invite(role.value, seconds, uses)
     write(Invitation(_address(address, ring), ring.server.public, secret).to_line())
