@@ -44,13 +44,20 @@ def requirements_of(resources: Resources) -> Requirements:
 
 
 def shown(requirements: Requirements) -> str:
-    """As people write them: "gpu=0.5, licence=1"."""
-    return ", ".join(f"{name}={amount / UNIT:g}" for name, amount in requirements)
+    """As people write them: "gpu=0.5, licence=1, Python 3.11"."""
+    return ", ".join(
+        name if name.startswith((PYTHON, MODULE)) else f"{name}={amount / UNIT:g}"
+        for name, amount in requirements
+    )
+
+
+PYTHON = "Python "
+"""Begins the name of what a worker has that runs that version of Python."""
 
 
 def python_requirement(version: str) -> tuple[str, int]:
     """What a worker of that version has without end, and others do not have at all."""
-    return f"Python {version}", UNIT
+    return PYTHON + version, UNIT
 
 
 MODULE = "module "

@@ -176,6 +176,7 @@ class Scheduler:
     def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [record for record in client.tasks.values() if not record.body.options.detach]:
+            record.record_event("its client has gone, and it was not detached")
             self.cancel(record.id, True, now)
         for key in client.take_function_refs():
             self.functions.drop_ref(key)
