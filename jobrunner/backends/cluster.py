@@ -13,7 +13,7 @@ from jobrunner.coordinator.local_cluster import LocalCluster
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
 from jobrunner.keys.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.nested.wait_hooks import first_call
-from jobrunner.protocol.effects import Event, GiveUp
+from jobrunner.protocol.effects import Connected, ConnectionLost, Event, GiveUp
 from jobrunner.shared_memory.segment_pool import can_share
 from jobrunner.system.host import unknown_host
 from jobrunner.transport.driver import Wire
@@ -36,6 +36,7 @@ class ClusterBackend(CoreBackend):
         settings.refuse_unknown(self.name)
         self._local: LocalCluster | None = None
         self._said_idle = False
+        self._said_lost = False
         try:
             self._address = (
                 self._start_local(settings) if settings.address is None else self._given_address(settings)
@@ -158,9 +159,31 @@ class ClusterBackend(CoreBackend):
             "reconnect_timeout": self._config.reconnect_timeout,
         }
 
-    def _describe_failure(self, kind: str, error: str) -> str:
-        described = f"the coordinator at {self._address}: {error}"
-        if kind != CoordinatorLostError.__name__:
+    def _effects(self) -> dict[type, Callable[[Any], None]]:
+        return super()._effects() | {ConnectionLost: self._on_connection_lost}
+
+    def _on_connection_lost(self, effect: ConnectionLost) -> None:
+        if self._local is not None:
+            return  # its own thread tells what went wrong, see `when_failed`
+        self._said_lost = True
+        limit = self._config.reconnect_timeout
+        LOGGER.warning(
+            "lost the coordinator at %s: %s; its calls go on, and wait up to %g s for it (reconnect_timeout)",
+            self._address,
+            effect.reason,
+            limit,
+        )
+
+    def _on_connected(self, effect: Connected) -> None:
+        super()._on_connected(effect)
+        if self._said_lost:
+            self._said_lost = False
+            # A warning, too, because whoever has seen the first one waits for this one.
+            LOGGER.warning("the coordinator at %s is back", self._address)
+
+    def _describe_failure(self, effect: GiveUp) -> str:
+        described = f"the coordinator at {self._address}: {effect.error}"
+        if effect.advises or effect.kind != CoordinatorLostError.__name__:
             return described
         unknown = unknown_host(self._address)
         if unknown:

@@ -621,7 +621,7 @@ class CoreBackend(Backend):
         return None if self._failure is None else self._failure_anew(self._failure)
 
     def _give_up(self, effect: GiveUp) -> None:
-        self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
+        self._failure = error_named(effect.kind, self._describe_failure(effect))
         self._driver.abort()
 
     def _on_initializer_failed(self, effect: InitializerFailed) -> None:
@@ -642,8 +642,8 @@ class CoreBackend(Backend):
         error.__cause__ = failure.__cause__
         return error
 
-    def _describe_failure(self, kind: str, error: str) -> str:
-        return error
+    def _describe_failure(self, effect: GiveUp) -> str:
+        return effect.error
 
     def _on_connected(self, effect: Connected) -> None:
         self._slots = effect.slots

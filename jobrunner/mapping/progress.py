@@ -62,7 +62,9 @@ class Progress:
                 if was_idle:
                     self.lifetime = None
                 return base
-            self.taken += count  # first, so that a thread that is about to end this map sees that it continues
+            self.taken += (
+                count  # first, so that a thread that is about to end this map sees that it continues
+            )
             if was_idle:
                 assert self.lifetime is not None, "the input had ended"
                 try:

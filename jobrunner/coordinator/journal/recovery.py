@@ -36,8 +36,8 @@ APPLICATION_ID = 0x4A4F4252
 ELSEWHERE = "use --journal PATH for another file, or --no-journal"
 
 ADVICE = (
-    "`jobrunner journal check` reports details. Move the file away to start without its content: programs that still"
-    " run lose nothing, but detached calls are lost"
+    "`jobrunner journal check` reports details. Move the file away, with its -wal and its .payloads, to start without"
+    " its content: programs that still run lose nothing, but detached calls are lost"
 )
 
 
@@ -228,7 +228,9 @@ def read_entries(
 
 
 def damaged_after(path: Path, tail: Tail) -> ConfigError:
-    return ConfigError(f"the journal {path} is damaged in entry {tail.seq + 1}, or that is missing; {ADVICE}")
+    return ConfigError(
+        f"the journal {path} is damaged: its entry {tail.seq + 1} is altered or missing; {ADVICE}"
+    )
 
 
 def drop_lost(state: JournalState, unread: set[TaskId], files: PayloadFiles) -> set[TaskId]:

@@ -245,7 +245,7 @@ class Attempts:
             else:
                 self.again(record, now)
             return
-        error = (outcome.detail or {}).get("error", status.label)
+        error = m.error_of(outcome)
         record.record_event(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:
             record.crashes += 1

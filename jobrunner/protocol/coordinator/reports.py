@@ -26,7 +26,7 @@ from jobrunner.protocol.coordinator.task import (
 from jobrunner.protocol.wire.batches import of_value
 from jobrunner.protocol.wire.ids import TaskId, call_id, short_id
 from jobrunner.protocol.wire.kinds import Bundle
-from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, Query, Reply
+from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, Query, Reply, error_of
 from jobrunner.protocol.wire.principals import Principal
 
 if TYPE_CHECKING:
@@ -172,7 +172,10 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
 
 def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     if not who.operates:
-        raise UnknownName(f"the key {who.name!r} is a {who.role}'s; only an operator may drain workers")
+        raise UnknownName(
+            f"the key {who.name!r} is a {who.role}'s; only an operator may drain workers, which is the coordinator's"
+            " user on its host"
+        )
     worker = core.scheduler.roster.worker_named(argument)
     if worker is None:
         names = (
@@ -289,7 +292,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> Row:
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
-        error = (outcome.detail or {}).get("error", outcome.status.label)[:MAX_HISTORY_LINE_LENGTH]
+        error = error_of(outcome)[:MAX_HISTORY_LINE_LENGTH]
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,

@@ -46,13 +46,20 @@ def requirements_of(resources: Resources) -> Requirements:
 
 
 def shown(requirements: Requirements) -> str:
-    """Return the requirements as people write them: "gpu=0.5, licence=1"."""
-    return ", ".join(f"{name}={amount / UNIT:g}" for name, amount in requirements)
+    """Return the requirements as people write them: "gpu=0.5, licence=1, Python 3.11"."""
+    return ", ".join(
+        name if name.startswith((PYTHON, MODULE)) else f"{name}={amount / UNIT:g}"
+        for name, amount in requirements
+    )
+
+
+PYTHON = "Python "
+"""The prefix of a requirement that a worker meets if it runs that version of Python."""
 
 
 def python_requirement(version: str) -> tuple[str, int]:
     """Return the requirement that only workers of this Python version meet, and meet without limit."""
-    return f"Python {version}", UNIT
+    return PYTHON + version, UNIT
 
 
 MODULE = "module "

@@ -175,6 +175,7 @@ class Scheduler:
     def client_gone(self, client: ClientSession, now: float) -> None:
         """Cancel all tasks of a client that will not come back, except detached ones."""
         for record in [record for record in client.tasks.values() if not record.body.options.detach]:
+            record.record_event("its client has gone, and it was not detached")
             self.cancel(record.id, True, now)
         for key in client.take_function_refs():
             self.functions.drop_ref(key)

@@ -290,7 +290,11 @@ class Sessions:
             if peer.who.key == key:
                 if peer.connected:
                     self._offences.refuse(
-                        peer.source, peer.link.session, f"the key {peer.who.name!r} was revoked", now
+                        peer.source,
+                        peer.link.session,
+                        f"the key {peer.who.name!r} was revoked; `jobrunner keys invite` on the coordinator's host"
+                        " prints a line to join again with",
+                        now,
                     )
                 self.end(peer, "was shut out", now)
 

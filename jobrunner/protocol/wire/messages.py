@@ -237,6 +237,12 @@ class Outcome(NamedTuple):
     detail: Detail | None = None
 
 
+def error_of(outcome: Outcome) -> str:
+    """Return the failure of an attempt in words; an exception is in the payload, which only programs can read."""
+    told = "raised an exception" if outcome.status == ERROR else outcome.status.label
+    return str((outcome.detail or {}).get("error", told))
+
+
 def quota_exceeded(
     task: TaskId, attempt: int, what: str, size: int, most: int, location: Detail | None = None
 ) -> Outcome:

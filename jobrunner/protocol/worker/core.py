@@ -241,7 +241,8 @@ class WorkerCore:
         """Keep all messages that the coordinator may not have received, because they are the only copies."""
         self._unacknowledged.session_lost(unacked)
         self._announcements.session_lost(self.tasks.values())
-        self._effects.append(ConnectionLost(self.session.loss))
+        if not self.session.refusal:
+            self._effects.append(ConnectionLost(self.session.loss))
 
     def _message(self, message: m.Message, now: float) -> None:
         handler = self.MESSAGES.get(type(message))
