@@ -179,7 +179,7 @@ def _check_done(task_id: str, address: str | None, *, wait: bool) -> None:
         except JobRunnerError as exc:
             if type(exc) is not JobRunnerError:
                 raise
-            return  # long done, or unknown: the cluster tells when it is asked for the outcome
+            return  # it was done long ago or is unknown, as the request for the outcome shows
     if state == "cancelled":  # there is an outcome to ask for only if the call was detached
         raise JobRunnerError(f"call {task_id} was cancelled")
     if not wait and state not in ("succeeded", "failed"):

@@ -52,7 +52,7 @@ class Batch(Protocol):
     """A backend, with `cancel` as a Canceller."""
 
     def id_of(self, index: int) -> str:
-        """The id of the call with that index."""
+        """Return the id of the call with that index."""
 
 
 STATES = {

@@ -127,7 +127,7 @@ class Keyring:
         """Return the holder of this public key; None if the key may not connect."""
         found = self._principals.get(key)
         if found is None:
-            self.look()  # it may be known since a moment ago
+            self.look()  # it may have become known a moment ago
             found = self._principals.get(key)
         if found is None or found.role != INVITED:
             return found

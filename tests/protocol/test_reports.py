@@ -75,8 +75,8 @@ def test_tasks_are_listed_unfinished_first_then_the_latest(world, admin):
         ("weather", "", "knows no query 'weather'"),
         ("tasks", "odd 100", "there is no state 'odd'; the states are waiting, queued"),
         ("tasks", " many", "many"),
-        ("tasks", " -1", "at most 50000 tasks can be told at a time, not -1"),
-        ("tasks", " 50001", "at most 50000 tasks can be told at a time"),
+        ("tasks", " -1", "at most 50000 tasks can be listed at a time, not -1"),
+        ("tasks", " 50001", "at most 50000 tasks can be listed at a time"),
         ("task", "c-9", "knows no task 'c-9'"),
         ("cancel", "c-9", "knows no task 'c-9'"),
         ("drain", "right", "there is no worker 'right' here; workers: left"),
@@ -102,7 +102,7 @@ def test_a_task_says_who_holds_the_resource_that_it_waits_for(world, admin):
     submit(client, spec(2, resources=gpu, depth=1), spec(3, resources=gpu))
     held = "no worker has gpu=1 free; it is taken by c-1 (train) on w"
     assert world.query(admin, "task", "c-3")["why"] == held
-    inside = "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
+    inside = "; it was submitted by a call, and neither ever ends if that call is among them and waits for it"
     assert world.query(admin, "task", "c-2")["why"] == held + inside
 
 
