@@ -82,7 +82,7 @@ def submit(
         future = view.submit(fn, *args, **kwargs)
         if not future.id:
             raise future.exception() or JobRunnerError("the call could not be submitted")
-        executor.shutdown()  # this waits until the call is accepted, but not until it is done
+        executor.shutdown()  # waits until it is accepted, not until it is done
         if isinstance(future.exception(), NOT_TAKEN):
             raise future.exception() or JobRunnerError("the cluster refused the call")
     write(future.id)
@@ -107,8 +107,7 @@ def result(
         except JobRunnerError:
             raise
         except Exception as exc:
-            # the traceback, from where the exception was raised
-            typer.echo(str(exc.__cause__ or "").strip(), err=True)
+            typer.echo(str(exc.__cause__ or "").strip(), err=True)  # the traceback, from where it was raised
             raise JobRunnerError(f"call {task_id} raised {describe(exc)}") from exc
     try:
         write(json_module.dumps(value))
