@@ -37,6 +37,7 @@ from jobrunner.nested import wait_hooks as blocking
 from jobrunner.protocol.retry import backoff
 from jobrunner.protocol.wire.ids import ClientId, random_token, task_id
 from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import do_all, finish_before_exit
 from jobrunner.system.host import usable_cpus
 
@@ -187,7 +188,7 @@ class ThreadsBackend(Backend):
         self._thread = threading.local()
         self._context = _ThreadContext(weakref.ref(self))
         self._closed = False
-        self._killed = threading.Event()
+        self._killed = conditions.Event()
         self._begin()
         _all.add(self)
         finish_before_exit(self._wait_idle, self.kill)
@@ -198,7 +199,7 @@ class ThreadsBackend(Backend):
         # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
         # is in here.
         self._lock = threading.RLock()
-        self._idle = threading.Condition(self._lock)
+        self._idle = conditions.Condition(self._lock)
         self._calls: list[_Call] = []
         self._held: dict[int, _Call] = {}
         """Those that wait for the Futures among their arguments."""
@@ -281,30 +282,26 @@ class ThreadsBackend(Backend):
         number = next(self._numbers)
         future.bind(task_id(self._client, number), options.name or function_name(fn), cancel)
         call = _Call(-options.priority, number, future, work, chunk)
-        with self._lock:
-            if self.broken:
-                raise InitializerError(self.broken)
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            try:
+        try:
+            with self._lock:
+                if self.broken:
+                    raise InitializerError(self.broken)
+                if self._closed:
+                    raise RuntimeError("cannot schedule new futures after shutdown")
                 if depends_on:
                     self._held[number] = call
                 else:
                     heapq.heappush(self._calls, call)
                     self._start_runner()
-            except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
-                self._take_back(number)
-                raise
-        nest = self._context.nest()
-        if nest is not None:
-            self._nests.add(nest, future)
-        if depends_on:
-            try:
+            nest = self._context.nest()
+            if nest is not None:
+                self._nests.add(nest, future)
+            if depends_on:
                 future.add_done_callback(partial(_release, weakref.ref(self), number))
                 self._run_after(call, depends_on)
-            except BaseException:
-                self._take_back(number)
-                raise
+        except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
+            self._take_back(number)
+            raise
         return future
 
     def _take_back(self, number: int) -> None:

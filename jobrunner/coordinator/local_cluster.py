@@ -32,6 +32,7 @@ from jobrunner.program.flags import (
     this_program,
 )
 from jobrunner.program.takeover import as_started
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import do_all
 from jobrunner.system.descriptors import beyond_streams, unnamed_file
 from jobrunner.system.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
@@ -110,7 +111,7 @@ class LocalCluster:
         self._ends: dict[int, int] = {}
         """Descriptors that are open: those of the pipes, what holds the folder, and the whiteboard's. By themselves, so
         that one can be taken out and closed in one expression, with no line between at which Ctrl-C could come."""
-        self._stopping = threading.Event()
+        self._stopping = conditions.Event()
         self._stopped = False
         self._told: Told | None = None
         try:

@@ -16,7 +16,6 @@ an abandoned result iterator, and thereby call `cancel`, in a thread that holds 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +38,7 @@ from jobrunner.nested.wait_hooks import Awaited, wait_until, waiting
 from jobrunner.protocol.retry import backoff
 from jobrunner.protocol.wire.messages import TaskOptions
 from jobrunner.protocol.wire.payloads import payload_size
-from jobrunner.system import forks
+from jobrunner.system import conditions, forks
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +94,7 @@ class MapRun:
         self.on_progress: Callable[[int], None] | None = None
         """Called with `done` after each chunk, in the thread that brought its result."""
         self._lock = forks.lock()
-        self._arrived = threading.Condition(self._lock)
+        self._arrived = conditions.Condition(self._lock)
         self._awaited = -1
         self._taken_out = 0
         """Where the chunk ends whose results are being handed out."""
