@@ -587,9 +587,13 @@ class ThreadsBackend(Backend):
                 self._cut()
             self._look_for_the_end()
         # Also those of an earlier time, which Ctrl-C or a lack of memory may have ended at any point.
-        for number, call in list(self._dropped.items()):
-            call.future.cancel_pending()
-            self._dropped.pop(number, None)
+        before, self._thread.cancels = self._cancels, True
+        try:
+            for number, call in list(self._dropped.items()):
+                call.future.cancel_pending()
+                self._dropped.pop(number, None)
+        finally:
+            self._thread.cancels = before
         if wait and self.can_wait:
             self._wait_idle()
             self._nests.join()
@@ -597,7 +601,13 @@ class ThreadsBackend(Backend):
 
     @property
     def can_wait(self) -> bool:
-        return self._context.runner is None
+        # In a callback of a call that this thread cancels, the others, which may be a map's, are yet to be cancelled.
+        return self._context.runner is None and not self._cancels
+
+    @property
+    def _cancels(self) -> bool:
+        """Whether this thread is at the cancelling of what `shutdown` has taken away."""
+        return getattr(self._thread, "cancels", False)
 
     def _cut(self) -> None:
         """With the lock held: take away what waits, but for the calls that free threads are about to begin."""

@@ -75,5 +75,5 @@ def write(stream: int, text: str) -> None:
     try:
         target.write(text)
         target.flush()
-    except (OSError, ValueError, AttributeError):
-        pass  # closed or redirected to nowhere: the program's own print would fail there too
+    except BaseException:
+        pass  # closed, or whatever the program has put there: its own print would fail too, and what follows may not
