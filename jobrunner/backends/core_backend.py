@@ -70,6 +70,7 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.tuning import BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, new_id, task_id
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.system import conditions, forks
 from jobrunner.system.atexit_hooks import do_all, finish_before_exit
@@ -270,9 +271,9 @@ class CoreBackend(Backend):
             self._check_open()
             task = self._new_id()
             future.bind(task, options.name or definition.name, self.cancel, self)
-            spec = m.TaskSpec(
-                task, definition.key, payload, span, options, prepared.keys[1], depth(), depends_on
-            )
+            kind = SINGLE_CALL if span is None else Chunk(*span)
+            body = m.CallBody(definition.key, payload, kind, options, prepared.keys[1], depth())
+            spec = m.TaskSpec(task, body, depends_on)
             self._builder = None
             if not self._pending.entries:
                 self._first_call()
