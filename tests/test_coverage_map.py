@@ -84,7 +84,6 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "mapping.run": ("test_mapping.py", "contract/test_map.py", "contract/test_map_division.py"),
     # the program, and calls inside of calls
     "display.notebooks": ("test_representation.py", "integrations/test_notebook.py"),
-    "display.printer": ("test_printer.py", "contract/test_calls.py", "cluster/test_streams.py"),
     "nested.task_context": ("contract/test_context.py",),
     "nested.wait_hooks": (
         "workers/test_standstill.py",
