@@ -98,9 +98,10 @@ def test_a_call_that_waits_for_another_is_interrupted_at_any_line(kind):
 
 
 @pytest.mark.parametrize("use", [buffered, whole, closed, calls, dependent])
-def test_an_interrupt_in_the_middle_of_a_lock_leaves_nobody_waiting(use):
-    """Where the standard library's conditions are entered and left; pools of threads have some of its own."""
-    places = interrupt_all("processes", use, range(1, 400), modules=[threading, conditions], edges=True)
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_an_interrupt_in_the_middle_of_a_lock_leaves_nobody_waiting(kind, use):
+    """Where the standard library's conditions are entered and left."""
+    places = interrupt_all(kind, use, range(1, 400), modules=[threading, conditions], edges=True)
     assert len(places) > 5
 
 

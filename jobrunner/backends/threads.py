@@ -196,6 +196,8 @@ class ThreadsBackend(Backend):
     def _begin(self) -> None:
         """Without any thread: at first, and in a process that was forked, where only the thread that forked is."""
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=self._prefix)
+        # Callers of `submit` share it with all threads of the pool, and Ctrl-C is to leave it whole.
+        self._pool._idle_semaphore._cond = conditions.Condition()  # type: ignore[attr-defined]
         # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
         # is in here.
         self._lock = threading.RLock()
