@@ -20,7 +20,10 @@ from jobrunner.backends import (
     local_wire,
     pending_calls,
     queries,
+    thread_calls,
     thread_chunks,
+    thread_context,
+    thread_runners,
     threads,
 )
 from jobrunner.backends.base import BackendSettings
@@ -62,7 +65,10 @@ def threads_of_this_process():
 KINDS = {
     "processes": (processes, [core_backend, pending_calls, queries, bundle_builder, driver, local_wire]),
     "engine": (engine_of_threads, [engine, engine_calls]),
-    "threads": (threads_of_this_process, [threads, thread_chunks]),
+    "threads": (
+        threads_of_this_process,
+        [threads, thread_calls, thread_chunks, thread_context, thread_runners],
+    ),
 }
 
 

@@ -72,10 +72,10 @@ def window_of(settings: BackendSettings) -> int | None:
 class AttemptFailure(NamedTuple):
     """What an engine's error says of the end of an attempt."""
 
-    status: int
+    status: m.Status
     """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
     text: str
-    detail: dict[str, Any]
+    detail: m.Detail
     """See `m.Outcome`; "unable": the engine cannot run it, however often it tries; "engine_lost": nor anything else."""
 
 
@@ -515,7 +515,7 @@ class EngineBackend(Backend):
         call.handle = None
         payload: Payload = b""
         duration = 0.0
-        detail: dict[str, Any]
+        detail: m.Detail
         if error is not None:
             status, text, detail = self._diagnose(call, error)
             detail = {"error": text, **detail}
@@ -549,7 +549,7 @@ class EngineBackend(Backend):
         else:
             self._judge_death(call, outcome, detail)
 
-    def _judge_death(self, call: Call, outcome: m.Outcome, detail: dict[str, Any]) -> None:
+    def _judge_death(self, call: Call, outcome: m.Outcome, detail: m.Detail) -> None:
         call.crashes += 1
         call.history.append(f"{outcome.attempt}: {detail['error']}")
         detail["attempts"] = call.history

@@ -79,6 +79,16 @@ class Attempts:
 
     # --- what workers say ---
 
+    def is_unheard(self, worker: WorkerSession, task_id: TaskId, attempt: int) -> bool:
+        """Whether this attempt is at the worker, and the worker has not acknowledged its assignment.
+
+        Whatever a worker says of an attempt comes with that acknowledgement.
+        """
+        record = self._tasks.get(task_id)
+        if record is None or record.worker is not worker or record.attempt != attempt:
+            return False
+        return record.sent_in > worker.link.acknowledged
+
     def outcome(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
         """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
         self._dispatcher.wake(worker)
@@ -86,7 +96,7 @@ class Attempts:
         if record is None:
             held = self._orphans.get(outcome.id)
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
-                self._orphans.ended(held, outcome)
+                self._orphans.ended(outcome.id, outcome)
                 if outcome.status == m.SPLIT:
                     self.goes_on(worker, outcome, now)
             else:
@@ -174,6 +184,7 @@ class Attempts:
         estimate = record.function.estimate
         record.estimate = estimate if estimate == UNKNOWN else estimate * record.elements
         self._tasks.move(record, ASSIGNED, now)
+        record.sent_in = 0
         worker.take(record)
 
     def _release(self, record: TaskRecord) -> None:
@@ -234,26 +245,37 @@ class Attempts:
             else:
                 self.again(record, now)
             return
-        error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
+        error = (outcome.detail or {}).get("error", status.label)
         record.record_event(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:
             record.crashes += 1
         else:
             record.failures += 1
         final = bool(outcome.detail and outcome.detail.get("final"))
-        verdict = retry.verdict(record, status, self._crash_limit, final=final)
-        if verdict != retry.FINISH:
+        verdict = self._verdict(record, status, final=final)
+        if verdict is not retry.FINISH:
             self._note_progress(record)
-        if verdict == retry.REQUEUE:
+        if verdict is retry.REQUEUE:
             self.again(record, now)
-        elif verdict == retry.RETRY:
+        elif isinstance(verdict, retry.RetryAfter):
             self._tasks.move(record, WAITING, now)
-            pause = retry.backoff(record.failures, record.body.options.backoff)
-            self._dispatcher.delay(record, now + pause, WaitReason.BACKOFF)
+            self._dispatcher.delay(record, now + verdict.seconds, WaitReason.BACKOFF)
         elif status == m.CRASHED:
             self._endings.finish_lost(record, outcome, now)
         else:
             self._endings.finish(record, outcome, FAILED, now)
+
+    def _verdict(self, record: TaskRecord, status: int, *, final: bool = False) -> retry.Verdict:
+        """Return what follows this end of the record's attempt, which its counts include already."""
+        return retry.decide(
+            record.body.options,
+            status,
+            failures=record.failures,
+            crashes=record.crashes,
+            crash_limit=self._crash_limit,
+            final=final or record.cancel_asked,
+            splits=retry.is_split_after(status, record.body.kind, record.elements),
+        )
 
     def _split(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, *, fresh: bool = True
@@ -267,7 +289,7 @@ class Attempts:
             return
         running = (outcome.detail or {}).get("running", -1)
         if not isinstance(record.body.kind, Bundle) or not 0 <= running < record.body.kind.calls:
-            detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
+            detail: m.Detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
             self._endings.finish(
                 record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
             )
@@ -303,6 +325,7 @@ class Attempts:
         self._dispatcher.wake(worker)
         for record in worker.tasks.values():
             self._deadlocks.waits_no_more(record)  # it is told again
+            record.sent_in = 0
         still_there = {(entry.id, entry.attempt) for entry in held}
         gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
         for record in reversed(gone):  # each goes to the head of the queue
@@ -403,14 +426,14 @@ class Attempts:
                 record.crashes += 1
                 record.suspected = record.attempt
                 record.record_event(f"attempt {record.begun}: worker {worker.name} {reason}")
-            detail = {
+            detail: m.Detail = {
                 "error": f"worker {worker.name} {reason}",
                 "worker": worker.name,
                 "host": worker.hello.host,
             }
             outcome = m.Outcome(record.id, record.attempt, m.LOST, detail=detail)
-            verdict = retry.verdict(record, m.LOST, self._crash_limit)
-            if verdict == retry.REQUEUE or not (suspect or record.body.options.at_most_once):
+            verdict = self._verdict(record, m.LOST)
+            if verdict is retry.REQUEUE or not (suspect or record.body.options.at_most_once):
                 if suspect:
                     self._note_progress(record)
                 self.again(record, now)
