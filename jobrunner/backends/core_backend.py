@@ -72,7 +72,7 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, new_id, task_id
 from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
 from jobrunner.protocol.wire.payloads import Payload
-from jobrunner.system import forks
+from jobrunner.system import conditions, forks
 from jobrunner.system.atexit_hooks import do_all, finish_before_exit
 from jobrunner.system.host import own_host, python_version
 from jobrunner.transport.driver import Driver, Wire
@@ -121,10 +121,10 @@ class CoreBackend(Backend):
         self._slots = 0
         self._printer = Printer()
         self._store = SharedStore(self._shares)
-        self._connected = threading.Event()
+        self._connected = conditions.Event()
         """Set once connected, or once it is known that it will not be."""
         self._slot_initializers = SlotInitializers(settings, self._store.store, same_host=self.same_host)
-        self._started = threading.Event()
+        self._started = conditions.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
         self._close_wire: Callable[[], None] = nothing

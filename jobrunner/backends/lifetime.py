@@ -15,6 +15,7 @@ from jobrunner.backends.base import Backend
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.nested.task_context import current_task
 from jobrunner.nested.wait_hooks import waiting
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import finish_before_exit
 
 
@@ -50,7 +51,7 @@ class Lifetime:
         # The lock is reentrant, because an iterator that the garbage collector closes may end its map in a thread that
         # holds it.
         self._lock = threading.RLock()
-        self._idle = threading.Condition(self._lock)
+        self._idle = conditions.Condition(self._lock)
         self._busy: set[Cancellable] = set()
         """Maps with unfinished elements. Beginning and end may be reported twice, if Ctrl-C came in between."""
         # This is called before the backend's own hook, which is older, so the backend still takes work.

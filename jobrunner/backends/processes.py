@@ -19,7 +19,14 @@ from jobrunner.backends.served import serve
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.program.flags import this_program
 from jobrunner.protocol.effects import GiveUp, Tick
-from jobrunner.system.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
+from jobrunner.system.folders import (
+    SOCKET,
+    hold_folder,
+    leave_folder,
+    make_folder,
+    socket_folder,
+    unreachable,
+)
 from jobrunner.system.host import usable_cpus
 from jobrunner.transport.driver import Wire
 
@@ -109,10 +116,11 @@ class ProcessesBackend(CoreBackend):
     def _let_tasks_in(self) -> str:
         """A call wants to make calls of its own: why it cannot, or nothing. On the I/O thread."""
         try:
-            failure = self._wire.listen(self.connection())
+            failure = self._wire.listen(self.connection()) or unreachable(self._join_address)
         except ConfigError as exc:
             return f"calls cannot make calls of their own: {exc}"
-        if failure:  # the next one that asks finds another state of things, maybe
+        # The next one that asks finds another state of things, maybe.
+        if failure and not self._wire.listening:
             with self._lock:
                 self._listens = False
                 self._leave_folder()

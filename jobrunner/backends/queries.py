@@ -10,13 +10,14 @@ from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ConfigError, CoordinatorLostError, JobRunnerError
 from jobrunner.protocol.effects import AnswerQuery, Event, QueryRequested
 from jobrunner.protocol.wire.checks import MAX_ARGUMENT_LENGTH
+from jobrunner.system import conditions
 
 
 class QueryWait:
     """A thread's wait for the answer to one question."""
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.done = conditions.Event()
         self.data: Any = None
         self.error: JobRunnerError | None = None
 

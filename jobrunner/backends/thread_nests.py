@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.futures import Future
+from jobrunner.system import conditions
 from jobrunner.system.processor_time import LOOK_EVERY, seconds_of_thread, stands_still
 
 
@@ -68,7 +69,7 @@ class Nests:
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
         self._nests: list[Nest] = []
-        self._news = threading.Condition(lock)
+        self._news = conditions.Condition(lock)
         self._watcher: threading.Thread | None = None
 
     def add(self, nest: Nest, call: Future[Any]) -> None:

@@ -26,7 +26,7 @@ from jobrunner.protocol.effects import Disconnect, Event, Send
 from jobrunner.protocol.wire.ids import random_token
 from jobrunner.shared_memory.segment_pool import can_share
 from jobrunner.system.descriptors import raise_limit
-from jobrunner.system.folders import leave_folder
+from jobrunner.system.folders import leave_folder, unreachable
 from jobrunner.system.host import own_host
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.manifests import Sharing
@@ -95,17 +95,6 @@ class EmbeddedWire(RouterWire):
     def close(self, *, orderly: bool = False) -> None:
         self._worker.close()
         super().close(orderly=orderly)
-
-
-def unreachable(address: str) -> str:
-    """Return the reason why calls cannot connect to this cluster, or an empty string if they can."""
-    path = address.partition("://")[2]
-    if os.path.exists(path):
-        return ""
-    return (
-        f"calls cannot make calls of their own: {path} was removed, perhaps together with TMPDIR;"
-        " start the executor again, with a TMPDIR that nobody cleans up"
-    )
 
 
 class Hearing:

@@ -32,6 +32,7 @@ from jobrunner.program.flags import (
     this_program,
 )
 from jobrunner.program.takeover import as_started
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import do_all
 from jobrunner.system.descriptors import beyond_streams, unnamed_file
 from jobrunner.system.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
@@ -119,7 +120,7 @@ class LocalCluster:
         They are in a dict, so that one expression takes a descriptor out and closes it, and Ctrl-C cannot come in
         between.
         """
-        self._stopping = threading.Event()
+        self._stopping = conditions.Event()
         self._stopped = False
         self._told: Told | None = None
         try:

@@ -75,5 +75,5 @@ def write(stream: int, text: str) -> None:
     try:
         target.write(text)
         target.flush()
-    except (OSError, ValueError, AttributeError):
-        pass  # it is closed or redirected to nowhere, so the program's own print would fail, too
+    except BaseException:
+        pass  # it is closed, or raises whatever the program has put there, so the program's own print would fail, too

@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError
 from jobrunner.backends.lifetime import Cancellable, Lifetime
 from jobrunner.errors import JobRunnerError, wait_timeout
 from jobrunner.fixed.elements import ElementResults
+from jobrunner.system import conditions
 
 
 class Progress:
@@ -32,15 +33,15 @@ class Progress:
         self.on_progress: Callable[[int], None] | None = None
         """A function that is called with `done` after each chunk, in the thread that brought its result."""
         self.cancelled = False
-        """Nothing more of this map is handed to the backend."""
+        """True if the backend gets nothing more of this map."""
         self.abandoned = False
-        """End all waits, because elements that are not done will never be."""
+        """True if all waits have ended, because elements that are not done will never be."""
         self._cause: BaseException | None = None
         """The reason why the map was abandoned, for a consumer who waits."""
         self._results: dict[int, ElementResults] = {}
         self._taken_out = 0
         """The end of the chunk whose results are being delivered."""
-        self._arrived = threading.Condition(lock)
+        self._arrived = conditions.Condition(lock)
         self._awaited = -1
         """The position that the consumer waits for."""
 

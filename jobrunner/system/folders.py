@@ -134,3 +134,13 @@ def _other_folders() -> Iterator[str]:
 
 def _can_hold(folder: str) -> bool:
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def unreachable(address: str) -> str:
+    """Return the reason why calls cannot connect to the Unix socket at that address, or an empty string."""
+    path = address.partition("://")[2]
+    if os.path.exists(path):
+        return ""
+    return (
+        f"calls cannot make calls of their own: {path} was removed, maybe with the folder that TMPDIR names"
+    )

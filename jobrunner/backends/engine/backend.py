@@ -51,7 +51,7 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.script import per_thread as threads
-from jobrunner.system import forks
+from jobrunner.system import conditions, forks
 from jobrunner.system.atexit_hooks import do_all, finish_before_exit
 
 STOP_WAIT = 20.0
@@ -120,7 +120,7 @@ class EngineBackend(Backend):
         self._events = Events()
         self._lines: dict[tuple[tuple[str, float], ...], Line] = {}
         self._suspects = Suspects(self._crash_limit)
-        self._stops: dict[str, threading.Event] = {}
+        self._stops: dict[str, conditions.Event] = {}
         self._printer = Printer()
         self._printer.start()
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
@@ -333,7 +333,7 @@ class EngineBackend(Backend):
                 f'{future.name} runs, and {self.why_not}; use the "processes" or "cluster" backend to cancel'
                 " running calls"
             )
-        stopped = self._stops.setdefault(future.id, threading.Event())
+        stopped = self._stops.setdefault(future.id, conditions.Event())
         if future.done():  # meanwhile, and nobody may be left to answer
             return future.cancelled()
         self._post(partial(self._ask_to_stop, future.id))
