@@ -11,12 +11,22 @@ import zoo
 from support.steps import Steps
 
 from jobrunner import Executor
-from jobrunner.backends import bundle_builder, core_backend, lifetime, pending_calls, threads
+from jobrunner.backends import (
+    bundle_builder,
+    client_thread,
+    core_backend,
+    lifetime,
+    outgoing_calls,
+    pending_calls,
+    submission,
+    threads,
+)
 from jobrunner.mapping import run as mapping
 from jobrunner.system import atexit_hooks as exiting
 from jobrunner.transport import driver
 
-MODULES = [mapping, lifetime, core_backend, pending_calls, bundle_builder, driver, threads]
+MODULES = [mapping, lifetime, core_backend, submission, outgoing_calls, client_thread]
+MODULES += [pending_calls, bundle_builder, driver, threads]
 SECONDS = 20
 
 

@@ -25,7 +25,7 @@ def mine(cluster, address, gate):
     cluster.worker(address, "w")
     with connected(address) as executor:
         backend = executor._lifetime.backend
-        until(lambda: executor.submit(calls.square, 2).result(BOUND) and backend._limits._calls)
+        until(lambda: executor.submit(calls.square, 2).result(BOUND) and backend._outgoing._limits._calls)
         blocker = executor.submit(calls.wait_for_file, str(gate))
         until(blocker.running)
         yield executor
