@@ -27,6 +27,7 @@ from jobrunner.backends import (
     threads,
 )
 from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.engine import attempts, new_calls, unfinished_calls
 from jobrunner.backends.engine import backend as engine
 from jobrunner.backends.engine import call_queue as engine_calls
 from jobrunner.config import ClientConfig
@@ -70,7 +71,10 @@ KINDS = {
             *(bundle_builder, driver, local_wire),
         ],
     ),
-    "engine": (engine_of_threads, [engine, engine_calls]),
+    "engine": (
+        engine_of_threads,
+        [engine, attempts, unfinished_calls, new_calls, engine_calls, pending_calls, backend_thread],
+    ),
     "threads": (threads_of_this_process, [threads, thread_chunks]),
 }
 
