@@ -34,7 +34,7 @@ Steps = Sequence[Callable[[], object]]
 
 
 def nothing() -> None:
-    """There is no wire yet."""
+    """There is nothing to do yet."""
 
 
 class ClientThread:
