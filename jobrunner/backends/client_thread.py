@@ -12,7 +12,7 @@ from jobrunner.backends.failures import exception_of
 from jobrunner.backends.open_state import OpenState
 from jobrunner.backends.pending_calls import PendingCalls
 from jobrunner.display.printer import Printer
-from jobrunner.errors import InitializerError, JobRunnerError
+from jobrunner.errors import InitializerError
 from jobrunner.protocol.client.core import ClientCore
 from jobrunner.protocol.effects import (
     Accepted,
@@ -40,7 +40,7 @@ def nothing() -> None:
 class ClientThread:
     """It gives its core what is posted, and drains once the backend is shut down and nobody waits for a call.
 
-    `lock` guards `state` and `pending`. What slots print while they end is shown only with `show_output`.
+    What slots print while they end is shown only with `show_output`.
     """
 
     driver: Driver
@@ -49,14 +49,12 @@ class ClientThread:
     def __init__(
         self,
         name: str,
-        lock: threading.RLock,
         state: OpenState,
         pending: PendingCalls,
         connection: Connection,
         *,
         show_output: bool,
     ) -> None:
-        self._lock = lock
         self._state = state
         self._pending = pending
         self._connection = connection
@@ -117,7 +115,7 @@ class ClientThread:
         return self._thread.join(timeout)
 
     def finish(self) -> None:
-        """End soon, since the backend is shut down; called with the lock held."""
+        """End soon, since the backend is shut down; called with the backend's lock held."""
         if self._pending.has_only_loose:
             self.driver.post(DrainRequested())
         else:
@@ -182,9 +180,7 @@ class ClientThread:
         if not self._started.is_set():
             self._start_error = exc
         else:
-            failure = JobRunnerError(f"the I/O thread failed: {exc!r}; this is a bug in jobrunner")
-            failure.__cause__ = exc
-            self._state.fail(failure)
+            self._state.fail_by_bug("the I/O thread", exc)
 
     def _drain_if_done(self) -> None:
         if self._state.is_shut_down and self._pending.has_only_loose:
@@ -206,6 +202,4 @@ class ClientThread:
         )
 
     def _take_what_is_left(self) -> None:
-        with self._lock:
-            self._state.shut_down()
-            self._pending.take_what_is_left()
+        self._pending.take_what_is_left(self._state.shut_down)

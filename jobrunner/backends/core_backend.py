@@ -84,7 +84,7 @@ class CoreBackend(Backend):
         cancel_waits = CancelWaits()
         self._pending = PendingCalls(self._lock, cancel_waits, self._dependency_results.release)
         self._thread = ClientThread(
-            self.name, self._lock, self._state, self._pending, connection, show_output=config.show_output
+            self.name, self._state, self._pending, connection, show_output=config.show_output
         )
         self._queries = Queries(self._lock, self._state.check, self._thread.post)
         self._cancelling = Cancelling(

@@ -35,6 +35,12 @@ class OpenState:
         """Accept no further call, because of this error."""
         self.failure = failure
 
+    def fail_by_bug(self, what: str, exc: BaseException) -> None:
+        """Accept no further call, because `what` has raised an exception that nobody expected."""
+        failure = JobRunnerError(f"{what} failed: {exc!r}; this is a bug in jobrunner")
+        failure.__cause__ = exc
+        self.fail(failure)
+
     def check(self) -> None:
         """Raise the failure, or RuntimeError, if the backend accepts no call."""
         if self.failure is not None:

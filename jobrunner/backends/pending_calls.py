@@ -260,15 +260,20 @@ class PendingCalls:
 
     # --- the end ---
 
-    def take_what_is_left(self) -> None:
-        """From now on `resolve_what_is_left` resolves these calls, and outcomes do not; called with the lock held."""
-        entries = list(self.entries.items())
-        if self._resolving is not None:
-            entries.append(self._resolving)
-        for task, entry in entries:
-            futures = entry.futures if isinstance(entry, BundleBuilder) else [entry]
-            self._left += [(task, future) for future in futures]
-        self.entries = {}
+    def take_what_is_left(self, shut_down: Callable[[], None]) -> None:
+        """From now on `resolve_what_is_left` resolves these calls, and outcomes do not.
+
+        `shut_down` sees to it that no further call is added.
+        """
+        with self._lock:
+            shut_down()
+            entries = list(self.entries.items())
+            if self._resolving is not None:
+                entries.append(self._resolving)
+            for task, entry in entries:
+                futures = entry.futures if isinstance(entry, BundleBuilder) else [entry]
+                self._left += [(task, future) for future in futures]
+            self.entries = {}
 
     def resolve_what_is_left(
         self, error_of: Callable[[TaskId, Future[Any], bool], BaseException | None]

@@ -42,6 +42,14 @@ def test_a_failure_comes_before_a_shutdown_and_each_one_gets_an_error_of_its_own
     assert not state.usable
 
 
+def test_an_exception_that_nobody_expected_is_told_as_a_bug():
+    state, cause = OpenState(), KeyError("x")
+    state.fail_by_bug("the thread", cause)
+    with pytest.raises(JobRunnerError, match=r"the thread failed: KeyError\('x'\); this is a bug") as info:
+        state.check()
+    assert info.value.__cause__ is cause
+
+
 def test_a_forked_process_has_no_part_in_it():
     state = OpenState()
     child = os.fork()

@@ -36,7 +36,7 @@ from jobrunner.backends.submission import Submission
 from jobrunner.calls import serialization
 from jobrunner.calls.serialization import DumpedFunction
 from jobrunner.display.printer import Printer
-from jobrunner.errors import ConfigError, JobRunnerError, NotSupportedError
+from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.fixed.elements import ElementResults
 from jobrunner.futures import CancelWaits, Future
 from jobrunner.pickling.loading import Held
@@ -106,7 +106,8 @@ class EngineBackend(Backend):
             self._lock, self._state.check, self._calls, self._attempts, self._events, self._cancel
         )
         self._submission = Submission(self._state.check, new_calls.send)
-        self._thread = BackendThread(self.name, self._handle_events, self._failed, self._end)
+        failed = partial(self._state.fail_by_bug, "the thread of the backend")
+        self._thread = BackendThread(self.name, self._handle_events, failed, self._end)
         self._printer.start()
         self._thread.start()
         finish_before_exit(self.shutdown, self.kill)
@@ -313,15 +314,10 @@ class EngineBackend(Backend):
             self._attempts.dispatch()
             self._turned()
 
-    def _failed(self, exc: BaseException) -> None:
-        failure = JobRunnerError(f"the thread of the backend failed: {exc!r}; this is a bug in jobrunner")
-        failure.__cause__ = exc
-        self._state.fail(failure)
-
     def _end(self) -> Sequence[Callable[[], object]]:
         """See BackendThread."""
         return (
-            self._take_what_is_left,
+            partial(self._pending.take_what_is_left, self._state.shut_down),
             self._stop_what_runs,
             lambda: self._close(self._killed or self._state.failure is not None),
             self._printer.close,
@@ -329,11 +325,6 @@ class EngineBackend(Backend):
             self._calls.clear,
             self._cancel_waits.end,
         )
-
-    def _take_what_is_left(self) -> None:
-        with self._lock:
-            self._state.shut_down()
-            self._pending.take_what_is_left()
 
     def _stop_what_runs(self) -> None:
         if self._killed and self.can_stop:
