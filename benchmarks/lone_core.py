@@ -72,7 +72,7 @@ class LoneCore:
     def run(self, tasks: int) -> float:
         """CPU seconds of the core per task, from Submit until the client has the outcome."""
         key = b"key"
-        specs = [m.TaskSpec(TaskId(f"c-{n}"), key, b"payload") for n in range(tasks)]
+        specs = [m.TaskSpec(TaskId(f"c-{n}"), m.CallBody(key, b"payload")) for n in range(tasks)]
         self.spent = 0.0
         functions = [m.FunctionDef(key, "function", b"blob")]
         for first in range(0, tasks, 1000):

@@ -278,10 +278,12 @@ class Slot:
 
     def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
-        number, _id, _name, _attempt, function, _payload, span, initializer, depth, _values, retry_on = fields
+        number, _id, _name, _attempt, function, _payload, shape, initializer, depth, _values, retry_on = (
+            fields
+        )
         if number in self.taken:
             return
-        kind = PLAIN if span is None else BUNDLE if isinstance(span, int) else CHUNK
+        kind = (PLAIN, BUNDLE, CHUNK)[len(shape)]  # see protocol.wire.kinds
         self.fields = fields
         self.board.start(number, kind)
         if self.board.fields[GATE]:
@@ -290,7 +292,7 @@ class Slot:
             self.board.finish()
             return
         if kind == CHUNK:
-            self.chunk = Chunk(number, span[0], span[1], self.board.fields)
+            self.chunk = Chunk(number, shape[0], shape[1], self.board.fields)
         blocking.set_depth_of_process(depth + 1)
         self.standstill.begin()
         self.interrupted = False
@@ -307,21 +309,21 @@ class Slot:
                 # Before the arguments, which may refer to the script that comes with it.
                 fn = self.function(function, initializer)
                 started = perf_counter()  # the next call of it will find it loaded
-                if isinstance(span, int):
+                if kind == BUNDLE:
                     self.bundle = Bundle(number, payload, self.board.results_writer())
                     status, result = self.run_bundle(fn, self.bundle)
-                elif span is None:
+                elif kind == PLAIN:
                     args, kwargs = serialization.load_call(payload, values)
                     release(payload, *values)
                     value = fn(*args, **kwargs)
                 else:
-                    value = self.run_chunk(fn, payload, span, retry_on)
+                    value = self.run_chunk(fn, payload, shape[0], shape[1], retry_on)
             finally:
                 self.running = 0
                 finished = perf_counter()
             if self.bundle is None:
                 store = self.sharing.store
-                if isinstance(value, FixedResults) and span is not None:
+                if isinstance(value, FixedResults) and kind == CHUNK:
                     status, result = OK, value.dump(store)
                 else:
                     status, result = OK, serialization.dump_result(value, store, fn)
@@ -364,9 +366,8 @@ class Slot:
         self.board.finish()
 
     def run_chunk(
-        self, fn: Callable[..., Any], payload: Payload, span: tuple[int, int], retry_on: bytes | None
+        self, fn: Callable[..., Any], payload: Payload, start: int, stop: int, retry_on: bytes | None
     ) -> FixedResults:
-        start, stop = span
         loaded = load_elements(payload)
         release(payload)
         results = FixedResults(__file__, retry_on, stop - start)

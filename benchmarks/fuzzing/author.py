@@ -11,6 +11,7 @@ from jobrunner.config import MAX_AMOUNT
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import INLINE_LIMIT, NUMBERS
 from jobrunner.protocol.wire.ids import TaskId, bound
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk, Kind
 
 KEYS = [b"key %d" % n for n in range(3)]
 CLIENTS = ["c", "d", "gone"]
@@ -82,8 +83,9 @@ class Author:
             return b"p" * self.rng.randrange(30)
         return (b"frame",) * self.rng.randrange(1, 4) if kind < 0.97 else bytes(INLINE_LIMIT + 1)
 
-    def span(self) -> Any:
-        return self.rng.choice((None, None, None, (0, 3), (2, 4), (0, 2**53)))
+    def kind(self) -> Kind:
+        single = SINGLE_CALL
+        return self.rng.choice((single, single, single, Chunk(0, 3), Chunk(2, 4), Chunk(0, 2**53)))
 
     def options(self) -> m.TaskOptions:
         rng = self.rng
@@ -114,16 +116,9 @@ class Author:
         rng = self.rng
         depends_on = tuple(self.many(self.id, 2)) if rng.random() < 0.2 else ()
         initializer = self.key() if rng.random() < 0.1 else None
-        return m.TaskSpec(
-            self.id(),
-            self.key(),
-            self.payload(),
-            self.span(),
-            self.options(),
-            initializer,
-            self.count(),
-            depends_on,
-        )
+        task = self.id()
+        body = m.CallBody(self.key(), self.payload(), self.kind(), self.options(), initializer, self.count())
+        return m.TaskSpec(task, body, depends_on)
 
     def tasks(self) -> list[m.TaskSpec]:
         """Of one client, as a rule."""
@@ -140,7 +135,7 @@ class Author:
         t = self.task()
         values = tuple(self.payload() for _ in t.depends_on)
         attempt = self.attempt()
-        return m.Assignment(t.id, attempt, t.function, *t[2:7], values, self.rng.randrange(attempt))
+        return m.Assignment(t.id, attempt, t.body, values, self.rng.randrange(attempt))
 
     def detail(self) -> Any:
         rng = self.rng

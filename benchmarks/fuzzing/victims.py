@@ -250,7 +250,8 @@ class ClientVictim(Upstream):
         self.submitted += 1
         functions = [m.FunctionDef(key, "f", b"blob") for key in KEYS]
         fresh: Any = [f"c-{n}" for n in range(8) if f"c-{n}" not in self.core.pending][:3]
-        tasks = [self.author.task()._replace(id=task, function=KEYS[0], initializer=None) for task in fresh]
+        bodies = [self.author.task().body._replace(function=KEYS[0], initializer=None) for _ in fresh]
+        tasks = [m.TaskSpec(task, body) for task, body in zip(fresh, bodies, strict=True)]
         self.handle(SubmitRequested(tasks, functions))
         self.handle(WatchRequested([self.author.id()]))
         self.handle(CancelRequested([self.author.id()], self.rng.random() < 0.5))

@@ -9,6 +9,7 @@ from jobrunner.futures import Future
 from jobrunner.protocol.bundles import index_of_call, pack_calls
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId, call_id
+from jobrunner.protocol.wire.kinds import Bundle
 
 
 class BundleBuilder:
@@ -80,9 +81,9 @@ class BundleBuilder:
         """The bundle. From now on no call is added."""
         initializer = self.initializer[-1].key if self.initializer else None
         payload, self.payloads = pack_calls(self.payloads), []
-        return m.TaskSpec(
-            self.id, self.definition.key, payload, len(self.futures), self.options, initializer, self.depth
-        )
+        kind = Bundle(len(self.futures))
+        body = m.CallBody(self.definition.key, payload, kind, self.options, initializer, self.depth)
+        return m.TaskSpec(self.id, body)
 
     def id_of(self, index: int) -> TaskId:
         return call_id(self.id, index)

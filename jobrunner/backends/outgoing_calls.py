@@ -23,6 +23,7 @@ from jobrunner.protocol.effects import Event, SubmitRequested
 from jobrunner.protocol.tuning import BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, task_id
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
 from jobrunner.protocol.wire.payloads import Payload
 
 
@@ -140,9 +141,9 @@ class OutgoingCalls:
             self._number += 1
             task = task_id(self._client, self._number)
             future.bind(task, options.name or definition.name, self._home.cancel, self._home)
-            spec = m.TaskSpec(
-                task, definition.key, payload, span, options, prepared.keys[1], depth(), depends_on
-            )
+            kind = SINGLE_CALL if span is None else Chunk(*span)
+            body = m.CallBody(definition.key, payload, kind, options, prepared.keys[1], depth())
+            spec = m.TaskSpec(task, body, depends_on)
             self._builder = None
             if not self._pending.entries:
                 self._connection.first_call(self)

@@ -2,9 +2,9 @@
 
 What a task costs on its way (its record in three cores, its entry in each message) is many times what a call takes that
 does next to nothing. So calls that wait at the client together, of one function and with the same plain options, become
-one task, if each is expected to be over in no time. Its `span` is the number of its calls, its payload those of the
-calls; its outcome is that of all. The Future of each call knows nothing of it: a call has an id of its own (see
-`ids.call_id`), which is a right to it and to no other, and is cancelled, watched and needed under that.
+one task, if each is expected to be over in no time. Its payload holds those of the calls, and its outcome theirs. The
+Future of each call knows nothing of the bundle: a call has an id of its own (see `ids.call_id`), which is a right to it
+and to no other, and is cancelled, watched and needed under that.
 
 A bundle is no promise. When one of its calls turns out to take long, the slot splits the bundle (SPLIT): it tells the
 results so far, goes on with the call that runs under that call's own id, and the client submits the rest one by one.
@@ -24,6 +24,7 @@ from jobrunner.protocol.estimates import updated_estimate
 from jobrunner.protocol.tuning import BUNDLE_FIRST_CALLS, BUNDLE_MAX_CALLS, BUNDLE_SECONDS, BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire.checks import MAX_BUNDLED, MAX_INTEGER
 from jobrunner.protocol.wire.ids import TaskId, call_id, open_part, short_id
+from jobrunner.protocol.wire.kinds import SINGLE_CALL
 from jobrunner.protocol.wire.messages import (
     ERROR,
     OK,
@@ -33,7 +34,6 @@ from jobrunner.protocol.wire.messages import (
     Outcome,
     TaskOptions,
     TaskSpec,
-    calls_in,
 )
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
 
@@ -98,8 +98,8 @@ class Limits:
         return self._calls.get(function, 1)
 
     def learn(self, spec: TaskSpec, outcome: Outcome) -> None:
-        calls = calls_in(spec.span)
-        function = spec.function
+        calls = spec.body.kind.calls
+        function = spec.body.function
         if outcome.status == OK and payload_size(outcome.payload) <= calls * BUNDLE_SMALL_CALL:
             each = outcome.duration / calls
         else:
@@ -144,6 +144,12 @@ def is_index(text: str) -> bool:
 def whole_of(task: TaskId) -> TaskId:
     """Return the submitted task: the bundle of a call, the chunk of a part of it, or the task itself."""
     return TaskId(task.partition(SEPARATOR)[0])
+
+
+def call_of(bundle: TaskSpec, index: int, payload: Payload) -> TaskSpec:
+    """Return one call of a bundle as a task of its own."""
+    body = bundle.body._replace(payload=payload, kind=SINGLE_CALL)
+    return bundle._replace(id=call_id(bundle.id, index), body=body)
 
 
 def pack_calls(payloads: list[bytes]) -> bytes:

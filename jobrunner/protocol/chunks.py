@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from jobrunner.protocol.bundles import SEPARATOR, is_index
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.wire.messages import Assignment, Outcome, TaskSpec
 
 Task = TypeVar("Task", TaskSpec, Assignment)
@@ -40,15 +41,16 @@ def stop_of(task: TaskSpec | Assignment, outcome: Outcome) -> int | None:
 
 def may_stop(task: TaskSpec | Assignment, stop: int) -> bool:
     """Return whether [start, stop) is a part of a chunk, but not the whole chunk."""
-    span = task.span
-    return isinstance(span, tuple) and span[0] < stop < span[1]
+    kind = task.body.kind
+    return isinstance(kind, Chunk) and kind.start < stop < kind.stop
 
 
 def kept(task: Task, stop: int) -> Task:
     """Return the part [start, stop) of a chunk as a task of its own, with its share of the chunk's time limit."""
-    assert isinstance(task.span, tuple)
-    start, end = task.span
-    options = task.options
+    body = task.body
+    assert isinstance(body.kind, Chunk)
+    part = Chunk(body.kind.start, stop)
+    options = body.options
     if options.timeout is not None:
-        options = options._replace(timeout=options.timeout * ((stop - start) / (end - start)))
-    return task._replace(id=part_id(task.id, stop), span=(start, stop), options=options)
+        options = options._replace(timeout=options.timeout * (part.calls / body.kind.calls))
+    return task._replace(id=part_id(task.id, stop), body=body._replace(kind=part, options=options))

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jobrunner.protocol.journal_records import JournalEntry
 from jobrunner.protocol.wire.ids import SlotId, TaskId
+from jobrunner.protocol.wire.kinds import Kind
 from jobrunner.protocol.wire.messages import (
     Envelope,
     FunctionDef,
     FunctionKey,
     Outcome,
-    Span,
     TaskSpec,
 )
 from jobrunner.protocol.wire.payloads import Payload
@@ -38,7 +38,7 @@ class SlotTask(NamedTuple):
     attempt: int
     function: FunctionKey
     payload: Payload
-    span: Span
+    kind: Kind
     initializer: FunctionKey | None
     depth: int = 0
     values: tuple[Payload, ...] = ()
@@ -155,7 +155,7 @@ class SlotAwaits:
 class SlotExited:
     """The slot's process is gone and reaped.
 
-    `number` is the task that was running, 0 if none, and `element` the absolute index within its span, -1 if it has
+    `number` is the task that was running, 0 if none, and `element` the absolute index in its chunk, -1 if it has
     none, or IN_INITIALIZER. Exactly one of `exit_code` and `signal` is set; `signal` is a name such as "SIGSEGV".
     """
 

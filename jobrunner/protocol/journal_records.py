@@ -88,7 +88,7 @@ class JournalState:
         named = {
             key
             for spec, _ in self.tasks.values()
-            for key in (spec.function, spec.initializer)
+            for key in (spec.body.function, spec.body.initializer)
             if key is not None
         }
         return named.union(*(self.functions[key].parts for key in named if key in self.functions))

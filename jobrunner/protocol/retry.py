@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from jobrunner.protocol.wire.messages import CRASHED, ERROR, LOST, TIMED_OUT, Span, TaskOptions
+from jobrunner.protocol.wire.kinds import Bundle
+from jobrunner.protocol.wire.messages import CRASHED, ERROR, LOST, TIMED_OUT, CallBody
 
 FINISH: Final = 0
 RETRY: Final = 1
@@ -33,11 +34,12 @@ def backoff(failures: int, start: float | None = None) -> float:
 class Attempted(Protocol):
     """The facts about a task whose attempt has ended; its counts already include that attempt."""
 
-    options: TaskOptions
-    span: Span
     failures: int
     crashes: int
     cancel_asked: bool
+
+    @property
+    def body(self) -> CallBody: ...
 
     @property
     def elements(self) -> int: ...
@@ -52,13 +54,13 @@ def verdict(record: Attempted, status: int, crash_limit: int, *, final: bool = F
     was running, which costs the other elements one repetition instead of three. A bundle is not run again as a whole,
     either.
     """
-    if record.cancel_asked or record.options.at_most_once or final:
+    if record.cancel_asked or record.body.options.at_most_once or final:
         return FINISH
-    if status == TIMED_OUT and not record.options.retry_timeouts:
+    if status == TIMED_OUT and not record.body.options.retry_timeouts:
         return FINISH
     if status in (ERROR, TIMED_OUT):
-        return RETRY if record.failures <= record.options.retries else FINISH
-    if isinstance(record.span, int) or (record.elements > 1 and status == CRASHED):
+        return RETRY if record.failures <= record.body.options.retries else FINISH
+    if isinstance(record.body.kind, Bundle) or (record.elements > 1 and status == CRASHED):
         return FINISH
     if status in (CRASHED, LOST):
         return REQUEUE if record.crashes < crash_limit else FINISH

@@ -47,6 +47,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.script.calls import ready
 from jobrunner.testing.simulation.laws import Execution, Truth
@@ -177,7 +178,7 @@ class _Slot(SlotProcess):
     def read(self, task: SlotTask) -> Call:
         self.world.cluster.counts[task.name] += 1
         self._result = self._execute(task)
-        return Call((self.world.seconds,) * (task.span[1] if isinstance(task.span, tuple) else 1))
+        return Call((self.world.seconds,) * (task.kind.stop if isinstance(task.kind, Chunk) else 1))
 
     def divide(self, number: int) -> None:
         """Nothing is given back: all elements of a chunk have run when it begins."""
@@ -194,11 +195,11 @@ class _Slot(SlotProcess):
             definition = self.functions[task.function]
             parts = {part: self.functions[part].blob for part in definition.parts}
             fn = ready(serialization.load_function(definition.blob, parts))
-            if not isinstance(task.span, tuple):
+            if not isinstance(task.kind, Chunk):
                 args, kwargs = serialization.load_call(task.payload, task.values)
                 return m.OK, serialization.dump_result(fn(*args, **kwargs), fn=fn)
             elements = load_elements(task.payload)
-            return m.OK, run_fixed(fn, elements, *task.span, task.retry_on).dump()
+            return m.OK, run_fixed(fn, elements, *task.kind, task.retry_on).dump()
         except Exception as exc:
             return m.ERROR, serialization.dump_exception(exc)
         finally:
@@ -313,7 +314,9 @@ class _Backend(Backend):
         self.pending[task] = future
         if span is not None:
             self._chunks.add(task)
-        spec = m.TaskSpec(task, prepared.definition.key, payload, span, options, depends_on=depends_on)
+        kind = SINGLE_CALL if span is None else Chunk(*span)
+        body = m.CallBody(prepared.definition.key, payload, kind, options)
+        spec = m.TaskSpec(task, body, depends_on)
         self._node.post(SubmitRequested([spec], list(prepared.definitions)))
         return future
 

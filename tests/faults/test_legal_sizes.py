@@ -35,7 +35,7 @@ def of_a_question(peer: Insider) -> Frames:
 
 def of_amounts(peer: Insider) -> Frames:
     options = m.TaskOptions(resources=(("gpu", 1.7e308), ("gpu", 1.7e308)))
-    task = m.TaskSpec(f"{peer.name}-1-r", b"key", b"", options=options)
+    task = m.TaskSpec(f"{peer.name}-1-r", m.CallBody(b"key", b"", options=options))
     return encode(m.Envelope(peer.link.session, 1, 0, m.Submit([task], [m.FunctionDef(b"key", "f", b"")])))
 
 

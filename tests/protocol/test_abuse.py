@@ -42,6 +42,7 @@ from jobrunner.protocol.wire.checks import (
 )
 from jobrunner.protocol.wire.codec import SMALL_INLINE_LIMIT, encode
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.wire.payloads import BUFFER_BYTES
 from jobrunner.protocol.wire.principals import CLIENT, OBSERVER, WORKER, Principal
 
@@ -414,7 +415,7 @@ def test_nor_what_only_their_beginning_needed(world):
         m.UNMET,
     }
     (ended,) = [record for record in world.core.scheduler.tasks.recent if record.id == "c-1"]
-    assert ended.options == m.TaskOptions(name="f", priority=3), "in nobody's account, taken or not"
+    assert ended.body.options == m.TaskOptions(name="f", priority=3), "in nobody's account, taken or not"
     assert (ended.depends_on, ended.amounts, ended.requirements, ended.failed_dependency) == (
         (),
         (),
@@ -551,7 +552,7 @@ def test_parts_of_parts_do_not_grow_out_of_what_a_worker_takes(world):
     client, worker = world.client(who=ANNA), world.worker(who=HOST)
     part, stop = TaskId(f"{ANNAS}-{'1' * (MAX_TASK_LENGTH - len(ANNAS) - 3)}-r"), 2**53
     client.say(
-        m.Submit([spec(1, client=ANNAS)._replace(id=part, span=(0, stop))], [DOUBLE]),
+        m.Submit([m.TaskSpec(part, spec(1, kind=Chunk(0, stop)).body)], [DOUBLE]),
         m.ResubmissionComplete(),
     )
     while TaskId(part) in world.core.scheduler.tasks:
@@ -639,7 +640,7 @@ def test_functions_with_very_many_modules_come_to_a_worker_in_several_messages(w
 
 def test_what_a_stuck_worker_says_is_not_repeated_at_length(world):
     client, worker = world.client(), world.worker()
-    client.say(m.Submit([spec(1), spec(2)._replace(depth=1), spec(3)._replace(depth=1)], [DOUBLE]))
+    client.say(m.Submit([spec(1), spec(2, depth=1), spec(3, depth=1)], [DOUBLE]))
     worker.say(m.Stuck("x" * 1_000_000))
     for message in client.heard_of(m.Outcomes):
         assert header_size(message) < 10_000

@@ -130,7 +130,7 @@ def test_functions_count_while_they_are_known():
 @pytest.mark.parametrize(
     "call",
     [
-        spec(1)._replace(depends_on=tuple(f"x-{n}" for n in range(40))),
+        spec(1, depends_on=[f"x-{n}" for n in range(40)]),
         spec(1, retry_on=bytes(12_000)),
         spec(1, resources=tuple((f"r{n}", 1.0) for n in range(40))),
     ],
@@ -145,9 +145,7 @@ def test_all_that_a_call_brings_counts(call):
     before = account.bytes
     submit(
         client,
-        spec(2)._replace(
-            depends_on=("x-1",), options=m.TaskOptions(retry_on=b"some", resources=(("gpu", 1.0),))
-        ),
+        spec(2, depends_on=["x-1"], retry_on=b"some", resources=(("gpu", 1.0),)),
     )
     assert account.bytes > before + 1000
     client.say(m.Cancel([m.CancelRequest(f"{C}-2", False)]))
@@ -467,7 +465,7 @@ def test_what_somebody_sends_under_the_key_of_anothers_function_stays_its_own():
     (assign,) = worker.heard_of(m.Assign)
     (definition,) = assign.functions
     assert definition.blob == DOUBLE.blob
-    assert assign.tasks[0].function == definition.key
+    assert assign.tasks[0].body.function == definition.key
 
 
 @pytest.mark.parametrize("field", ["function", "initializer"])
@@ -475,7 +473,7 @@ def test_nobody_can_name_a_function_that_only_somebody_else_has_sent(field):
     world = Coordinator()
     alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)
     alice.say(m.Submit([spec(1, client=A)], [DOUBLE]))
-    bob.say(m.Submit([spec(1, client=B, function=HALVE.key)._replace(**{field: DOUBLE.key})], [HALVE]))
+    bob.say(m.Submit([spec(1, client=B, **{"function": HALVE.key, field: DOUBLE.key})], [HALVE]))
     assert m.Reset() in bob.heard()
     assert list(world.core.scheduler.tasks) == [f"{A}-1"]
 

@@ -25,6 +25,7 @@ from jobrunner.protocol.tuning import BUNDLE_MAX_CALLS, BUNDLE_SECONDS, BUNDLE_S
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_BUNDLED
 from jobrunner.protocol.wire.ids import RIGHT_BYTES, TaskId, call_id, client_of, short_id
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Kind
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 200, 256])
@@ -74,11 +75,11 @@ def test_only_plain_calls_are_bundled():
 # --- how many go together -----------------------------------------------------------------------------------------
 
 
-def learned(*outcomes: m.Outcome, span: m.Span = None) -> int:
+def learned(*outcomes: m.Outcome, kind: Kind = SINGLE_CALL) -> int:
     limits = Limits()
     for outcome in outcomes:
-        limits.learn(spec(1, span=span), outcome)
-    return limits.of(spec(1).function)
+        limits.learn(spec(1, kind=kind), outcome)
+    return limits.of(spec(1).body.function)
 
 
 def test_of_a_function_that_has_never_ended_calls_go_alone():
@@ -87,7 +88,7 @@ def test_of_a_function_that_has_never_ended_calls_go_alone():
 
 def test_short_calls_go_together():
     assert learned(*[ok("c-1", duration=1e-7)] * 20) == BUNDLE_MAX_CALLS
-    assert learned(*[ok("c-1", duration=4e-6)] * 40, span=4) == limit(1e-6)
+    assert learned(*[ok("c-1", duration=4e-6)] * 40, kind=Bundle(4)) == limit(1e-6)
     assert learned(*[ok("c-1", duration=1.0)] * 3) == 1
 
 

@@ -14,6 +14,7 @@ from jobrunner.errors import ProtocolError
 from jobrunner.protocol.wire import checks, codec
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import NUMBERS, VERSION, decode, encode
+from jobrunner.protocol.wire.kinds import Bundle, Chunk
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -89,9 +90,9 @@ def test_sums_of_amounts_stay_numbers(message):
         (lambda n: m.TasksReturned([("c-1", n)]), checks.LARGEST_32),
         (lambda n: m.Submit([spec(1, retries=n)]), checks.LARGEST_32),
         (lambda n: m.Submit([spec(1, priority=n)]), checks.LARGEST_32),
-        (lambda n: m.Submit([spec(1)._replace(depth=n)]), checks.MAX_INTEGER),
-        (lambda n: m.Submit([spec(1, span=(0, n))]), checks.MAX_INTEGER),
-        (lambda n: m.Submit([spec(1, span=n)]), checks.MAX_BUNDLED),
+        (lambda n: m.Submit([spec(1, depth=n)]), checks.MAX_INTEGER),
+        (lambda n: m.Submit([spec(1, kind=Chunk(0, n))]), checks.MAX_INTEGER),
+        (lambda n: m.Submit([spec(1, kind=Bundle(n))]), checks.MAX_BUNDLED),
         (lambda n: worker_hello(slots=n), MAX_SLOTS),
         (lambda n: m.Capacity(n), checks.MAX_INTEGER),
         (lambda n: m.Query(n, "status"), checks.MAX_INTEGER),
@@ -104,7 +105,7 @@ def test_sums_of_amounts_stay_numbers(message):
         "retries",
         "priority",
         "depth",
-        "span",
+        "stop of a chunk",
         "calls of a bundle",
         "slots",
         "capacity",
@@ -381,4 +382,4 @@ def test_very_many_small_payloads_leave_the_header():
     assert len(frames[0]) < 100 * count
     arrived = decode(frames).message
     assert isinstance(arrived, m.Submit)
-    assert [task.payload for task in arrived.tasks] == [(task.payload,) for task in submit.tasks]
+    assert [task.body.payload for task in arrived.tasks] == [(task.body.payload,) for task in submit.tasks]

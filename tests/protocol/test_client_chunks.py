@@ -13,15 +13,16 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Chunk
 
 
 def divided(stop):
     return m.Outcome(TaskId("c-1"), 1, m.SPLIT, b"", 0.0, {"stop": stop})
 
 
-def with_chunk(span=(0, 8), **options):
+def with_chunk(**options):
     world = client()
-    world.handle(SubmitRequested([spec(1, span=span, **options)], [DOUBLE]))
+    world.handle(SubmitRequested([spec(1, kind=Chunk(0, 8), **options)], [DOUBLE]))
     world.heard_one(m.Submit)
     return world
 
@@ -30,7 +31,7 @@ def test_the_program_hears_of_it_and_the_part_that_goes_on_is_named():
     world = with_chunk(timeout=8.0)
     world.say(m.Outcomes([divided(3)]))
     assert world.take() == [ChunkDivided(TaskId("c-1"), TaskId("c-1/3"), 3)]
-    assert world.heard_one(m.Submit).tasks == [spec("1/3", span=(0, 3), timeout=3.0)]
+    assert world.heard_one(m.Submit).tasks == [spec("1/3", kind=Chunk(0, 3), timeout=3.0)]
     world.say(m.Outcomes([ok("c-1/3")]))
     assert world.take() == [ResolveTasks([ok("c-1/3")])]
     assert not world.core.pending

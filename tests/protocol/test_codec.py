@@ -21,6 +21,7 @@ from jobrunner.protocol.wire.codec import (
     decode,
     encode,
 )
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk
 
 words = st.text(max_size=20)
 count = st.integers(0, MAX_INTEGER)
@@ -39,10 +40,10 @@ payloads = st.one_of(
     st.integers(INLINE_LIMIT - 1, INLINE_LIMIT + 2).map(bytes),
     st.lists(frames, min_size=1, max_size=4).map(tuple),
 )
-spans = st.one_of(
-    st.none(),
-    st.integers(1, MAX_BUNDLED),
-    st.tuples(st.integers(0, 99), st.integers(1, 99)).map(lambda t: (t[0], t[0] + t[1])),
+kinds = st.one_of(
+    st.just(SINGLE_CALL),
+    st.builds(Bundle, st.integers(1, MAX_BUNDLED)),
+    st.tuples(st.integers(0, 99), st.integers(1, 99)).map(lambda t: Chunk(t[0], t[0] + t[1])),
 )
 options = st.builds(
     m.TaskOptions,
@@ -83,10 +84,9 @@ def with_unbegun(entry: Any) -> st.SearchStrategy[Any]:
     return st.integers(0, entry.attempt - 1).map(lambda unbegun: entry._replace(unbegun=unbegun))
 
 
-tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys, count, depends_on)
-assignments = st.builds(
-    m.Assignment, words, attempts, keys, payloads, spans, options, optional_keys, count, values
-).flatmap(with_unbegun)
+bodies = st.builds(m.CallBody, keys, payloads, kinds, options, optional_keys, count)
+tasks = st.builds(m.TaskSpec, words, bodies, depends_on)
+assignments = st.builds(m.Assignment, words, attempts, bodies, values).flatmap(with_unbegun)
 outcomes = st.builds(m.Outcome, words, st.integers(0, LARGEST_32), statuses, payloads, seconds, details)
 held = st.builds(m.Held, words, attempts, st.booleans()).flatmap(with_unbegun)
 chunks = st.builds(m.OutputChunk, words, words, st.sampled_from([m.STDOUT, m.STDERR]), words)
@@ -152,12 +152,13 @@ def one_form(payload: Any) -> tuple[bytes, ...]:
 
 def comparable(value: Any) -> Any:
     """With every payload as a tuple of bytes: which of its two forms it has depends on its size alone."""
-    if isinstance(value, (m.TaskSpec, m.Assignment, m.Outcome)):
-        parts = one_form(value.payload)
-        value = value._replace(payload=parts)
-        if isinstance(value, m.Assignment):
-            value = value._replace(values=tuple(map(one_form, value.values)))
-        return value
+    if isinstance(value, (m.CallBody, m.Outcome)):
+        return value._replace(payload=one_form(value.payload))
+    if isinstance(value, m.TaskSpec):
+        return value._replace(body=comparable(value.body))
+    if isinstance(value, m.Assignment):
+        values = tuple(map(one_form, value.values))
+        return value._replace(body=comparable(value.body), values=values)
     if isinstance(value, m.FunctionDef):
         return value._replace(blob=one_form(value.blob))
     if isinstance(value, list):
@@ -238,7 +239,7 @@ def test_small_payloads_ride_inside_and_large_ones_are_frames_of_their_own():
     assert all(there is here for there, here in zip(frames[2:], parts, strict=True))
     message = decode(frames).message
     assert isinstance(message, m.Submit)
-    assert [task.payload for task in message.tasks] == [bytes(INLINE_LIMIT), (large,), parts]
+    assert [task.body.payload for task in message.tasks] == [bytes(INLINE_LIMIT), (large,), parts]
 
 
 def test_default_options_cost_a_byte():
@@ -274,10 +275,28 @@ def test_frames_that_no_payload_names_are_an_error():
         decode(frames[:-1])
 
 
-@pytest.mark.parametrize("span", [(3, 3), (4, 3), (-1, 3), (0, 0), 0, -1, 2**40, True, 1.0])
-def test_a_span_holds_an_element(span):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        (3, 3),
+        (4, 3),
+        (-1, 3),
+        (0, 0),
+        (0,),
+        (-1,),
+        (2**40,),
+        (True,),
+        (1.0,),
+        (0, 1, 2),
+        (0, "1"),
+        3,
+        "ab",
+        {0: 1},
+    ],
+)
+def test_a_chunk_or_a_bundle_holds_a_call(kind):
     with pytest.raises(ProtocolError):
-        decode(encode(m.Envelope("s", 1, 0, m.Submit([spec(1, span=span)]))))
+        decode(encode(m.Envelope("s", 1, 0, m.Submit([spec(1, kind=kind)]))))
 
 
 @pytest.mark.parametrize("text", ["\ud800", "name \udcff"])

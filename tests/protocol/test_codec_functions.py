@@ -75,7 +75,7 @@ def test_a_limit_that_would_not_be_checked_is_an_error(message):
 
 
 def test_a_pair_stands_in_a_list():
-    with pytest.raises(TypeError, match="pair: a record stands in a list"):
+    with pytest.raises(TypeError, match="pair: a record stands in an entry of a list"):
         message_reader(Alone)
 
 

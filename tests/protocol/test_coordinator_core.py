@@ -37,6 +37,7 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.journal_records import JournalState, Progress
 from jobrunner.protocol.tuning import REST_AFTER_RETURN
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.wire.principals import ANYONE, Principal
 
 
@@ -202,9 +203,7 @@ def test_a_call_goes_to_a_worker_and_its_outcome_back(world):
     client, worker = world.client(), world.worker()
     call = spec(1, payload=b"args", initializer=OTHER_KEY, priority=3)
     submit(client, call, functions=[DOUBLE, HALVE])
-    assert worker.heard() == [
-        m.Assign([m.Assignment("c-1", 1, KEY, b"args", None, call.options, OTHER_KEY)], [DOUBLE, HALVE])
-    ]
+    assert worker.heard() == [m.Assign([m.Assignment("c-1", 1, call.body)], [DOUBLE, HALVE])]
     assert client.heard() == []
     worker.say(m.Running(["c-1"]))
     assert client.heard() == [m.Running(["c-1"])]
@@ -246,7 +245,7 @@ def test_one_message_per_worker_and_turn(world):
 
 def test_a_chunk_whose_process_died_is_reported_at_once(world):
     client, worker = world.client(), world.worker()
-    submit(client, spec(1, span=(0, 9), retries=5))
+    submit(client, spec(1, kind=Chunk(0, 9), retries=5))
     given(worker)
     worker.say(m.Outcomes([ended("c-1", m.CRASHED, element=4, error="died")]))
     (message,) = client.heard()
@@ -968,7 +967,7 @@ def test_tasks_are_accepted_once_however_often_they_are_submitted(world):
 
 
 def nested(number, depth):
-    return spec(number)._replace(depth=depth)
+    return spec(number, depth=depth)
 
 
 def test_where_no_worker_can_go_on_the_deepest_calls_are_refused_and_no_others(world):

@@ -60,11 +60,11 @@ def desk(world):
 
 
 def gpu(number, depth=0, amount=1.0, **options):
-    return spec(number, resources=(("gpu", amount),), **options)._replace(depth=depth)
+    return spec(number, resources=(("gpu", amount),), depth=depth, **options)
 
 
 def plain(number, depth=0, **options):
-    return spec(number, **options)._replace(depth=depth)
+    return spec(number, depth=depth, **options)
 
 
 def test_a_call_that_needs_what_its_caller_holds_is_refused(desk):
@@ -336,10 +336,7 @@ def layers(desk, *widths):
     below: tuple[TaskId, ...] = ()
     for number, width in enumerate(widths):
         resources = (("none", 1.0),) if not below else ()
-        layer = [
-            spec(f"{number}x{n}", resources=resources)._replace(depth=1, depends_on=below)
-            for n in range(width)
-        ]
+        layer = [spec(f"{number}x{n}", resources=resources, depth=1, depends_on=below) for n in range(width)]
         for start in range(0, width, 100):
             desk.submit(*layer[start : start + 100])
         below = tuple(ids(layer))

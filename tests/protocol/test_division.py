@@ -9,6 +9,7 @@ from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Chunk
 
 
 def divided(task, stop, attempt=1):
@@ -44,32 +45,32 @@ class Cluster(Coordinator):
 
 
 def test_a_chunk_that_takes_long_is_divided_where_a_slot_is_idle():
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     assert cluster.run_long("c-1") == ["c-1"]
     cluster.w.say(m.Outcomes([divided("c-1", 3)]))
     assert cluster.told() == [divided("c-1", 3)]
     part = cluster.core.scheduler.tasks[TaskId("c-1/3")]
-    assert (part.span, part.worker.name, part.attempt) == ((0, 3), "w", 1)
-    cluster.submit(spec("1/3", span=(0, 3)), spec(2, span=(3, 8)))
+    assert (part.body.kind, part.worker.name, part.attempt) == ((0, 3), "w", 1)
+    cluster.submit(spec("1/3", kind=Chunk(0, 3)), spec(2, kind=Chunk(3, 8)))
     assert [ids(message.tasks) for message in cluster.idle.heard_of(m.Assign)] == [["c-2"]]
     cluster.w.say(m.Outcomes([ok("c-1/3")]))
     assert cluster.told() == [ok("c-1/3")]
 
 
 def test_a_chunk_is_left_alone_while_all_slots_are_busy_and_divided_as_soon_as_one_is_not():
-    cluster = Cluster(spec(1, span=(0, 8)), spec(2), busy=2, idle=0)
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)), spec(2), busy=2, idle=0)
     assert cluster.run_long("c-1", "c-2") == []
     cluster.w.say(m.Outcomes([ok("c-2")]))
     assert cluster.asked() == ["c-1"]
 
 
 def test_what_waits_in_the_queue_fills_idle_slots_first():
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     cluster.submit(spec(2))
     assert cluster.run_long("c-1") == []
 
 
-@pytest.mark.parametrize("task", [spec(1), spec(1, span=(4, 5))])
+@pytest.mark.parametrize("task", [spec(1), spec(1, kind=Chunk(4, 5))])
 def test_what_has_one_element_is_not_divided(task):
     assert Cluster(task).run_long("c-1") == []
 
@@ -77,7 +78,7 @@ def test_what_has_one_element_is_not_divided(task):
 def test_a_chunk_is_not_divided_for_a_slot_that_cannot_run_it():
     cluster = Cluster(idle=0)
     cluster.gpu = cluster.worker("gpu", resources={"gpu": 1.0})
-    cluster.submit(spec(1, span=(0, 8), resources=(("gpu", 1.0),)))
+    cluster.submit(spec(1, kind=Chunk(0, 8), resources=(("gpu", 1.0),)))
     cluster.gpu.heard()
     cluster.gpu.say(m.Running([TaskId("c-1")]))
     assert cluster.gpu.heard_of(m.Divide) == []
@@ -86,7 +87,7 @@ def test_a_chunk_is_not_divided_for_a_slot_that_cannot_run_it():
 def test_the_part_that_goes_on_holds_its_resources():
     cluster = Cluster(idle=0)
     gpus = [cluster.worker(name, resources={"gpu": 1.0}) for name in ("g1", "g2")]
-    cluster.submit(spec(1, span=(0, 8), resources=(("gpu", 1.0),)))
+    cluster.submit(spec(1, kind=Chunk(0, 8), resources=(("gpu", 1.0),)))
     (busy,) = [gpu for gpu in gpus if gpu.heard_of(m.Assign)]
     busy.say(m.Running([TaskId("c-1")]))
     busy.heard_one(m.Divide)
@@ -97,7 +98,7 @@ def test_the_part_that_goes_on_holds_its_resources():
 
 def test_a_client_hears_what_a_part_is_called_before_it_hears_that_it_runs():
     """Else it does not know the part yet, and takes no news of it."""
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     cluster.run_long("c-1")
     cluster.c.heard()
     cluster.w.say(m.Outcomes([divided("c-1", 3)]), m.Running([TaskId("c-1/3")]))
@@ -105,7 +106,7 @@ def test_a_client_hears_what_a_part_is_called_before_it_hears_that_it_runs():
 
 
 def test_a_chunk_is_asked_once_and_then_others_twice_as_many_each_time():
-    chunks = [spec(n, span=(0, 2)) for n in range(1, 8)]
+    chunks = [spec(n, kind=Chunk(0, 2)) for n in range(1, 8)]
     cluster = Cluster(*chunks, busy=7)
     asked = [cluster.run_long(*ids(chunks))]
     for _ in range(3):
@@ -116,7 +117,7 @@ def test_a_chunk_is_asked_once_and_then_others_twice_as_many_each_time():
 
 
 def test_a_chunk_is_asked_again_after_a_session_was_lost():
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     assert cluster.run_long("c-1") == ["c-1"]
     cluster.w.hello.held = [m.Held(TaskId("c-1"), 1, True)]
     cluster.reopen(cluster.w)
@@ -126,7 +127,7 @@ def test_a_chunk_is_asked_again_after_a_session_was_lost():
 
 
 def test_a_chunk_that_is_being_stopped_is_not_divided_but_ends():
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     cluster.run_long("c-1")
     cluster.c.say(m.Cancel([m.CancelRequest(TaskId("c-1"), True)]))
     cluster.w.heard_one(m.Cancel)
@@ -138,7 +139,7 @@ def test_a_chunk_that_is_being_stopped_is_not_divided_but_ends():
 
 @pytest.mark.parametrize("stop", [-1, 0, 2, 8, 9])
 def test_a_division_that_makes_no_sense_ends_the_chunk(stop):
-    cluster = Cluster(spec(1, span=(2, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(2, 8)))
     cluster.w.say(m.Outcomes([divided("c-1", stop)]))
     (outcome,) = cluster.told()
     assert outcome.status == m.LOST
@@ -146,38 +147,38 @@ def test_a_division_that_makes_no_sense_ends_the_chunk(stop):
 
 
 def test_a_lost_worker_costs_what_goes_on_and_not_what_was_given_back():
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     cluster.run_long("c-1")
     cluster.w.say(m.Outcomes([divided("c-1", 3)]))
-    cluster.submit(spec("1/3", span=(0, 3)), spec(2, span=(3, 8)))
+    cluster.submit(spec("1/3", kind=Chunk(0, 3)), spec(2, kind=Chunk(3, 8)))
     cluster.idle.heard()
     cluster.w.say(m.Goodbye())
     cluster.idle.say(m.Outcomes([ok("c-2")]))
     (assign,) = cluster.idle.heard_of(m.Assign)
-    assert [(task.id, task.attempt, task.span) for task in assign.tasks] == [("c-1/3", 2, (0, 3))]
+    assert [(task.id, task.attempt, task.body.kind) for task in assign.tasks] == [("c-1/3", 2, (0, 3))]
 
 
 def test_how_it_ended_is_told_again_to_a_client_that_has_not_heard():
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     cluster.run_long("c-1")
     cluster.w.say(m.Outcomes([divided("c-1", 3), ok("c-1/3")]))
     assert len(cluster.told()) == 2  # and that is lost with the session
     cluster.reopen(cluster.c)
-    cluster.c.say(m.Submit([spec(1, span=(0, 8))], [DOUBLE]), m.ResubmissionComplete())
+    cluster.c.say(m.Submit([spec(1, kind=Chunk(0, 8))], [DOUBLE]), m.ResubmissionComplete())
     assert cluster.told() == [divided("c-1", 3)]
-    cluster.submit(spec("1/3", span=(0, 3)))
+    cluster.submit(spec("1/3", kind=Chunk(0, 3)))
     assert cluster.told() == [ok("c-1/3")]
 
 
 def test_a_part_whose_outcome_is_acknowledged_before_it_is_named_is_not_run_again():
     """The message that names it was lost, say, and is late."""
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     cluster.c.say(m.ResubmissionComplete())
     cluster.run_long("c-1")
     cluster.w.say(m.Outcomes([divided("c-1", 3), ok("c-1/3")]))
     assert len(cluster.told()) == 2
     cluster.c.acknowledge()
-    cluster.submit(spec("1/3", span=(0, 3)), spec(2, span=(3, 8)))
+    cluster.submit(spec("1/3", kind=Chunk(0, 3)), spec(2, kind=Chunk(3, 8)))
     assigned = [*cluster.w.heard_of(m.Assign), *cluster.idle.heard_of(m.Assign)]
     assert [task.id for message in assigned for task in message.tasks] == ["c-2"]
     assert cluster.told() == []
@@ -186,7 +187,7 @@ def test_a_part_whose_outcome_is_acknowledged_before_it_is_named_is_not_run_agai
 
 
 def test_of_parts_that_are_not_named_nothing_outlives_their_clients_session():
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     cluster.c.say(m.ResubmissionComplete())
     cluster.run_long("c-1")
     cluster.w.say(m.Outcomes([divided("c-1", 3), ok("c-1/3")]))
@@ -200,7 +201,7 @@ def test_of_parts_that_are_not_named_nothing_outlives_their_clients_session():
 
 
 def test_crashes_count_on():
-    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster = Cluster(spec(1, kind=Chunk(0, 8)))
     cluster.core.scheduler.tasks[TaskId("c-1")].crashes = 2
     cluster.w.say(m.Outcomes([divided("c-1", 1)]))
     cluster.turn()
@@ -210,13 +211,13 @@ def test_crashes_count_on():
 
 
 def test_parts():
-    chunk = spec(1, span=(4, 14), timeout=20.0)
+    chunk = spec(1, kind=Chunk(4, 14), timeout=20.0)
     assert [stop for stop in range(20) if may_stop(chunk, stop)] == list(range(5, 14))
     part = kept(chunk, 7)
-    assert (part.id, part.span, part.options.timeout) == (part_id(chunk.id, 7), (4, 7), 6.0)
+    assert (part.id, part.body.kind, part.body.options.timeout) == (part_id(chunk.id, 7), (4, 7), 6.0)
     assert not may_stop(spec(2), 1)
 
 
 def test_a_share_of_a_limit_is_never_without_end():
     """The coordinator takes no infinite one, and the client's session would never go on."""
-    assert kept(spec(1, span=(0, 8), timeout=1.7e308), 7).options.timeout < float("inf")
+    assert kept(spec(1, kind=Chunk(0, 8), timeout=1.7e308), 7).body.options.timeout < float("inf")

@@ -27,13 +27,14 @@ from jobrunner.protocol.tuning import (
 )
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
 
 
 def test_a_task_goes_to_an_idle_slot_with_its_functions():
     world = worker()
     call = assignment(1, initializer=OTHER_KEY, payload=b"x", name="mine")
     assign(world, call, functions=[DOUBLE, HALVE])
-    task = SlotTask(1, "c-1", "mine", 1, KEY, b"x", None, OTHER_KEY)
+    task = SlotTask(1, "c-1", "mine", 1, KEY, b"x", SINGLE_CALL, OTHER_KEY)
     assert world.take() == [RunTasks(SlotId(1), [task], [DOUBLE, HALVE], [])]
     assert world.heard() == []
     finish(world, 1, 1)
@@ -90,7 +91,7 @@ def test_long_calls_run_one_at_a_time():
 def test_a_chunk_counts_by_its_elements():
     world = worker()
     teach(world, 0.001)
-    assign(world, assignment(1, span=(0, 9)), assignment(2, span=(9, 25)), assignment(3))
+    assign(world, assignment(1, kind=Chunk(0, 9)), assignment(2, kind=Chunk(9, 25)), assignment(3))
     assert started(world) == {1: ["c-1"]}, "16 ms are too much to wait behind another task"
 
 

@@ -246,7 +246,7 @@ def test_a_numbered_welcome_opens_nothing(make):
 @pytest.mark.parametrize("missing", ["function", "initializer"])
 def test_a_worker_gives_up_a_session_in_which_a_function_is_missing(missing):
     world = cores.worker()
-    cores.assign(world, assignment(1)._replace(**{missing: b"never sent"}), assignment(2))
+    cores.assign(world, assignment(1, **{missing: b"never sent"}), assignment(2))
     assert not world.core.session.open
     assert world.core.tasks == {}
     assert world.take() == [ConnectionLost("it named a function that it had not sent")]

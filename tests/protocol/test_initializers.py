@@ -33,6 +33,7 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
 )
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Bundle, Chunk
 
 INIT = m.FunctionDef(b"init", "init", b"blob")
 OTHER = m.FunctionDef(b"other", "other", b"blob")
@@ -147,7 +148,7 @@ def test_a_slot_whose_initializer_failed_makes_way():
 
 def test_a_process_that_dies_in_its_initializer():
     world = worker()
-    assign(world, assignment(1, initializer=INIT.key, span=(0, 5)), functions=[DOUBLE, INIT])
+    assign(world, assignment(1, initializer=INIT.key, kind=Chunk(0, 5)), functions=[DOUBLE, INIT])
     world.take()
     die(world, 1, 1, element=IN_INITIALIZER, code=3)
     (outcome,) = world.heard_one(m.Outcomes).outcomes
@@ -206,19 +207,19 @@ def test_short_calls_count_when_they_are_given_to_it_and_no_more_when_they_come_
 
 def test_what_does_not_fit_any_more_waits_for_the_next_process():
     world = worker(max_tasks_per_slot=4)
-    assign(world, assignment(1, span=(0, 3)))
+    assign(world, assignment(1, kind=Chunk(0, 3)))
     assert started(world) == {1: ["c-1"]}
-    assign(world, assignment(2, span=(3, 6)))
+    assign(world, assignment(2, kind=Chunk(3, 6)))
     finish(world, 1, 1)
     assert world.take() == [EndSlot(1), SpawnSlot(2)]
     up(world, 2)
     assert started(world) == {2: ["c-2"]}
 
 
-@pytest.mark.parametrize("span", [(10, 15), 5])
-def test_a_task_of_more_calls_comes_back_to_be_cut(span):
+@pytest.mark.parametrize("kind", [Chunk(10, 15), Bundle(5)])
+def test_a_task_of_more_calls_comes_back_to_be_cut(kind):
     world = worker(max_tasks_per_slot=4)
-    assign(world, assignment(1, span=span))
+    assign(world, assignment(1, kind=kind))
     (outcome,) = world.heard_one(m.Outcomes).outcomes
     assert (outcome.status, outcome.detail["most_calls"]) == (m.CRASHED, 4)
     assert world.take() == []

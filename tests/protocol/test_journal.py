@@ -8,6 +8,7 @@ from support.cores import DOUBLE, Coordinator, ok, spec
 from jobrunner.protocol.coordinator.attempts import BEGIN_AGAIN_AFTER
 from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
+from jobrunner.protocol.coordinator.task import WaitReason
 from jobrunner.protocol.effects import JournalFailed, JournalWritten, WriteJournal
 from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Owed, Progress
 from jobrunner.protocol.wire import messages as m
@@ -179,7 +180,7 @@ def test_a_call_that_runs_at_most_once_is_sent_when_it_is_written_that_it_begins
     assert begins.progress == [("c-1", Progress(1))]
     assert given(worker) == [("c-1", 1)]
     record = restarted(world, first, begins).scheduler.tasks[TaskId("c-1")]
-    assert record.may_have_run
+    assert record.wait_reason is WaitReason.MAY_HAVE_RUN
 
 
 @pytest.mark.parametrize("detach", [False, True])
@@ -199,7 +200,10 @@ def test_where_that_cannot_be_written_it_waits_and_has_not_run(world, detach):
     entries = world.answer(full=False)
     assert given(worker) == [("c-1", 4)]
     assert world.core.scheduler.tasks[TaskId("c-1")].begun == 1
-    assert restarted(world, first, *entries).scheduler.tasks[TaskId("c-1")].may_have_run
+    assert (
+        restarted(world, first, *entries).scheduler.tasks[TaskId("c-1")].wait_reason
+        is WaitReason.MAY_HAVE_RUN
+    )
 
 
 def test_what_has_not_begun_for_that_reason_is_queued_by_the_next_coordinator(world):
@@ -209,7 +213,7 @@ def test_what_has_not_begun_for_that_reason_is_queued_by_the_next_coordinator(wo
     world.turn()
     (note,) = world.answer(full=False)
     assert note.progress == [("c-1", Progress(1, unbegun=1))]
-    assert not restarted(world, first, note).scheduler.tasks[TaskId("c-1")].may_have_run
+    assert restarted(world, first, note).scheduler.tasks[TaskId("c-1")].wait_reason is WaitReason.REATTACHMENT
 
 
 def test_what_was_accepted_and_would_begin_in_one_entry_is_refused(world):

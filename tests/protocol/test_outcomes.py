@@ -7,6 +7,7 @@ from support.cores import assignment
 from jobrunner.protocol.effects import FINAL_ERROR, IN_INITIALIZER, INITIALIZER_FAILED, SlotExited
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId, WorkerId
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slots import WorkerTask
@@ -51,7 +52,7 @@ def test_a_result_is_too_large_only_beyond_what_the_coordinator_takes():
 
 
 def test_a_death_names_the_element_of_a_chunk_and_nothing_of_a_call():
-    chunk, call = task(span=(3, 6)), task()
+    chunk, call = task(kind=Chunk(3, 6)), task()
     assert outcomes.crashed(chunk, 1.0, death(4), SETTINGS).detail["element"] == 4
     assert "element" not in outcomes.crashed(call, 1.0, death(4), SETTINGS).detail
     assert outcomes.crashed(call, 1.0, death(IN_INITIALIZER), SETTINGS).detail["setup"]

@@ -109,10 +109,10 @@ def test_what_was_cancelled_in_line_is_passed_over():
 def test_what_is_not_accepted_is_not_overtaken():
     a, b = client_peer("a"), client_peer("b")
     queue = queue_of(record(1, of=a), record(2, of=a, timeout=5.0), record(1, of=b), record(2, of=b))
-    assert drained(queue, accept=lambda task: task.options.timeout is None) == ["a-1", "b-1"]
+    assert drained(queue, accept=lambda task: task.body.options.timeout is None) == ["a-1", "b-1"]
     assert drained(queue) == ["a-2", "b-2"]
     queue = queue_of(record(1, of=a, timeout=5.0, priority=1), record(1, of=b))
-    assert drained(queue, accept=lambda task: task.options.timeout is None) == []
+    assert drained(queue, accept=lambda task: task.body.options.timeout is None) == []
 
 
 def test_nothing_is_left_behind_by_what_has_gone():

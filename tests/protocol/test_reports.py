@@ -5,6 +5,7 @@ from support.cores import DOUBLE, Coordinator, bundle, call, ended, ids, ok, res
 
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.wire.principals import Principal
 
 
@@ -94,7 +95,7 @@ def test_a_task_says_who_holds_the_resource_that_it_waits_for(world, admin):
     submit(client, spec("1-s", resources=gpu, name="train"))
     worker.heard()
     worker.say(m.Capacity(4))  # it waits
-    submit(client, spec(2, resources=gpu)._replace(depth=1), spec(3, resources=gpu))
+    submit(client, spec(2, resources=gpu, depth=1), spec(3, resources=gpu))
     held = "no worker has gpu=1 free; it is taken by c-1 (train) on w"
     assert world.query(admin, "task", "c-3")["why"] == held
     inside = "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
@@ -228,7 +229,7 @@ def test_one_call_of_a_bundle_is_described(world, admin):
 )
 def test_a_call_that_no_bundle_has_is_unknown(world, admin, task):
     client = world.client()
-    submit(client, bundle(1, b"a", b"b"), spec(2), spec(3, span=(0, 2)))
+    submit(client, bundle(1, b"a", b"b"), spec(2), spec(3, kind=Chunk(0, 2)))
     for kind in ("task", "cancel"):
         admin.say(m.Query(1, kind, task))
         assert "knows no task" in admin.heard_of(m.Reply)[0].error

@@ -5,6 +5,7 @@ from support.cores import record
 
 from jobrunner.protocol.retry import BACKOFF_LIMIT, FINISH, REQUEUE, RETRY, backoff, verdict
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Bundle, Chunk
 
 
 def test_backoff_doubles_up_to_its_limit():
@@ -57,16 +58,16 @@ def test_what_was_to_be_cancelled_is_not_run_again(status):
 
 
 def test_a_chunk_whose_process_died_goes_back_to_be_split():
-    chunk = record(span=(0, 4), retries=5)
+    chunk = record(kind=Chunk(0, 4), retries=5)
     chunk.crashes = 1
     assert verdict(chunk, m.CRASHED, 3) == FINISH
     assert verdict(chunk, m.LOST, 3) == REQUEUE, "a lost worker says nothing about an element"
-    assert verdict(record(span=(3, 4)), m.CRASHED, 3) == REQUEUE, "a chunk of one cannot be split"
+    assert verdict(record(kind=Chunk(3, 4)), m.CRASHED, 3) == REQUEUE, "a chunk of one cannot be split"
 
 
 @pytest.mark.parametrize("status", [m.CRASHED, m.LOST])
 @pytest.mark.parametrize("calls", [1, 4])
 def test_a_bundle_goes_back_to_be_split(status, calls):
-    bundle = record(span=calls)
+    bundle = record(kind=Bundle(calls))
     bundle.crashes = 1
     assert verdict(bundle, status, 3) == FINISH

@@ -8,6 +8,7 @@ from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, QUEUED, SUCCE
 from jobrunner.protocol.coordinator.task_table import RECENT
 from jobrunner.protocol.tuning import PREFETCH_SECONDS, REST_AFTER_RETURN
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Chunk
 
 
 class Desk:
@@ -104,7 +105,7 @@ def test_a_long_call_does_not_keep_the_next_short_one_from_being_at_hand(desk):
 def test_a_chunk_counts_by_its_elements(desk):
     worker = desk.add_worker()
     desk.learn(worker, 0.001)
-    desk.submit(spec(1, span=(0, 1000)), spec(2))
+    desk.submit(spec(1, kind=Chunk(0, 1000)), spec(2))
     assert desk.placed() == {"w": ["c-1"]}
 
 
@@ -146,7 +147,7 @@ def test_resources_are_counted_out_and_back(desk):
 
 def test_deeper_tasks_first(desk):
     desk.submit(spec(1), spec(2))
-    desk.submit(spec(1, client="d")._replace(depth=1), client=desk.add_client("d"))
+    desk.submit(spec(1, client="d", depth=1), client=desk.add_client("d"))
     desk.add_worker(slots=2)
     assert desk.placed() == {"w": ["d-1", "c-1"]}
 
@@ -177,7 +178,7 @@ def test_memory_returns_to_its_baseline(desk):
     scheduler.functions.drop_ref(KEY)
     assert len(scheduler.functions) == 0
     assert len(scheduler.tasks.recent) == RECENT
-    assert all(r.payload == b"" and r.outcome.payload == b"" for r in scheduler.tasks.recent)
+    assert all(r.body.payload == b"" and r.outcome.payload == b"" for r in scheduler.tasks.recent)
     assert worker.assigned_seconds == 0.0
 
 

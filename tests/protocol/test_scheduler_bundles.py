@@ -21,6 +21,7 @@ from jobrunner.protocol.coordinator.task import ASSIGNED, CANCELLED, QUEUED, RUN
 from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Chunk
 
 BUNDLE = TaskId("c-1-0")
 FIRST, SECOND, THIRD = (call("c-1-0", n) for n in range(3))
@@ -208,7 +209,7 @@ def test_a_call_that_the_bundle_does_not_have_cannot_go_on(desk, running):
 def test_what_is_no_bundle_cannot_be_given_up(desk):
     desk.outcome(ok(BUNDLE, payload=results(b"x", b"y", b"z")))
     desk.told()
-    desk.submit(spec("2-0"), spec("3-0", span=(0, 3)))
+    desk.submit(spec("2-0"), spec("3-0", kind=Chunk(0, 3)))
     desk.place()
     desk.outcome(split("c-2-0", 0, results()))
     desk.place()

@@ -13,6 +13,7 @@ from jobrunner.protocol.tuning import (
     UNKNOWN,
 )
 from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.wire.messages import FunctionDef
 from jobrunner.protocol.worker.slots import ENDING, READY, STARTING, Slot, WorkerTask
 
@@ -153,4 +154,4 @@ def test_a_slot_that_needs_a_function_again_keeps_its_parts():
 
 def test_a_chunk_counts_its_elements():
     assert WorkerTask(assignment(1)).elements == 1
-    assert WorkerTask(assignment(1, span=(2, 9))).elements == 7
+    assert WorkerTask(assignment(1, kind=Chunk(2, 9))).elements == 7

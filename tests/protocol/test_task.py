@@ -6,6 +6,7 @@ import pytest
 from support.cores import record
 
 from jobrunner.protocol.coordinator import task as t
+from jobrunner.protocol.wire.kinds import Chunk
 
 
 def test_every_state_has_a_name_and_a_row():
@@ -62,7 +63,7 @@ def test_a_record_knows_its_name_and_its_elements():
     assert record().name == "double"
     assert record(name="mine").name == "mine"
     assert record().elements == 1
-    assert record(span=(3, 10)).elements == 7
+    assert record(kind=Chunk(3, 10)).elements == 7
 
 
 @pytest.mark.parametrize("length", [10, 3 * t.MAX_HISTORY_LINE_LENGTH])

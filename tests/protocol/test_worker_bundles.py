@@ -17,13 +17,14 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.tuning import RECALL_AFTER
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId, TaskId
+from jobrunner.protocol.wire.kinds import Bundle
 
 PLACE = {"worker": "w", "host": "host"}
 PACKED = pack_calls([b"a", b"b", b"c"])
 
 
 def bundle(number, attempt=1):
-    return assignment(number, attempt, payload=PACKED, span=3)
+    return assignment(number, attempt, payload=PACKED, kind=Bundle(3))
 
 
 def split(world, running, *payloads, slot=1, number=1):

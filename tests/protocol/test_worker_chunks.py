@@ -8,6 +8,7 @@ from support.cores import assign, assignment, finish, started, worker
 from jobrunner.protocol.effects import DivideChunk, SlotAwaits, SlotDivided
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId, TaskId
+from jobrunner.protocol.wire.kinds import Chunk
 
 PLACE = {"worker": "w", "host": "host"}
 
@@ -16,7 +17,7 @@ PLACE = {"worker": "w", "host": "host"}
 def world():
     """A worker with one slot, which runs the chunk "c-1" of eight elements, with a time limit of 8 s."""
     world = worker()
-    assign(world, assignment(1, span=(2, 10), timeout=8.0))
+    assign(world, assignment(1, kind=Chunk(2, 10), timeout=8.0))
     assert started(world) == {1: ["c-1"]}
     return world
 
@@ -40,7 +41,7 @@ def test_a_divided_chunk_ends_and_a_part_of_it_goes_on(world):
     divide(world, 4)
     assert outcomes(world) == [m.Outcome(TaskId("c-1"), 1, m.SPLIT, b"", 0.0, {**PLACE, "stop": 4})]
     assert list(world.core.tasks) == ["c-1/4"]
-    assert world.core.tasks[TaskId("c-1/4")].assignment.span == (2, 4)
+    assert world.core.tasks[TaskId("c-1/4")].assignment.body.kind == (2, 4)
     finish(world, 1, 1)
     (outcome,) = outcomes(world)
     assert (outcome.id, outcome.attempt, outcome.status) == ("c-1/4", 1, m.OK)
@@ -58,7 +59,7 @@ def test_what_goes_on_has_its_share_of_the_time(world):
     divide(world, 4)
     task = world.core.tasks[TaskId("c-1/4")]
     assert task.stop_at == pytest.approx(world.now + 2.0, abs=0.5)
-    assert task.assignment.options.timeout == 2.0
+    assert task.assignment.body.options.timeout == 2.0
     world.turn(2.5)
     assert task.stop_reason == m.TIMED_OUT
 

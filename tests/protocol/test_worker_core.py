@@ -45,6 +45,7 @@ from jobrunner.protocol.tuning import (
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_AWAITED
 from jobrunner.protocol.wire.ids import SlotId, WorkerId
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.worker.core import COMPLAIN_EVERY, WorkerCore
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_table import START_FAILURES
@@ -317,7 +318,7 @@ def test_a_crash_costs_the_running_task_alone_and_the_slot_is_replaced():
 def test_the_guilty_one_is_who_the_slot_says_not_who_was_first():
     world = worker()
     teach(world, 0.0001)
-    assign(world, assignment(1), assignment(2, span=(4, 7)), assignment(3))
+    assign(world, assignment(1), assignment(2, kind=Chunk(4, 7)), assignment(3))
     started(world)
     die(world, 1, 3, element=5, code=3)
     (outcome,) = world.heard_one(m.Outcomes).outcomes

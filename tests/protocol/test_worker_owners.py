@@ -140,7 +140,7 @@ FIRST, SECOND = (m.FunctionDef(b"epoch%d" % n, "epoch", b"blob", epoch=n) for n 
 
 
 def assign_of(world, epoch, *tasks, owner=ALICE):
-    later = [task._replace(initializer=epoch.key) for task in tasks]
+    later = [task._replace(body=task.body._replace(initializer=epoch.key)) for task in tasks]
     assign(world, *later, functions=[DOUBLE, epoch], owner=owner)
 
 

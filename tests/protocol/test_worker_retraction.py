@@ -19,12 +19,13 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.tuning import ANSWER_WITHIN, RECALL_AFTER
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId, TaskId
+from jobrunner.protocol.wire.kinds import Bundle, Chunk
 
 SLOT = SlotId(1)
 
 
 def bundle(number):
-    return assignment(number, payload=pack_calls([b"a", b"b", b"c"]), span=3)
+    return assignment(number, payload=pack_calls([b"a", b"b", b"c"]), kind=Bundle(3))
 
 
 def outcomes(world):
@@ -131,7 +132,7 @@ def test_a_slot_from_which_everything_was_taken_makes_way_for_another_process():
 def chunk():
     """A worker with one slot, which was asked to divide the chunk "c-1"."""
     world = worker()
-    assign(world, assignment(1, span=(0, 8)))
+    assign(world, assignment(1, kind=Chunk(0, 8)))
     started(world)
     world.say(m.Divide([TaskId("c-1")]))
     world.take()
@@ -153,7 +154,7 @@ def test_a_chunk_is_divided_together_with_what_is_taken_from_behind_it(detach, c
     """From a slot that has not heard of it nothing is taken again. A chunk that `map` does not make stays whole."""
     world = worker()
     quick(world)
-    assign(world, assignment(2, span=(0, 8), detach=detach), assignment(3))
+    assign(world, assignment(2, kind=Chunk(0, 8), detach=detach), assignment(3))
     assert started(world) == {1: ["c-2", "c-3"]}
     world.turn(RECALL_AFTER)
     world.turn(ANSWER_WITHIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import call_id
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.testing.simulation import Call, Scenario, World
 from jobrunner.testing.simulation.laws import names_of
 from jobrunner.testing.simulation.simulated_calls import flat
@@ -24,7 +25,7 @@ def bundle(world: World, *calls: Call) -> list[str]:
     """Submit a bundle; the ids of its calls."""
     node = world.clients[0]
     payload = pack_calls([flat(call.payload()) for call in calls])
-    spec = m.TaskSpec(node.new_id(), function(0).key, payload, len(calls))
+    spec = m.TaskSpec(node.new_id(), m.CallBody(function(0).key, payload, Bundle(len(calls))))
     node.submit([spec], [function(0)])
     return [call_id(spec.id, index) for index in range(len(calls))]
 
@@ -32,9 +33,8 @@ def bundle(world: World, *calls: Call) -> list[str]:
 def task(world: World, call: Call, *depends_on: str, priority: int = 0) -> str:
     node = world.clients[0]
     options = m.TaskOptions(priority=priority)
-    spec = m.TaskSpec(
-        node.new_id(), function(0).key, call.payload(), options=options, depends_on=tuple(depends_on)
-    )
+    body = m.CallBody(function(0).key, call.payload(), options=options)
+    spec = m.TaskSpec(node.new_id(), body, tuple(depends_on))
     node.submit([spec], [function(0)])
     return spec.id
 

@@ -10,6 +10,7 @@ from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.division import Division
 from jobrunner.protocol.effects import ChunkDivided
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.worker.splitting import Splitting
 from jobrunner.testing.simulation import Call, Scenario, World
 from jobrunner.testing.simulation.laws import Violation
@@ -61,9 +62,9 @@ def make(**options) -> World:
 def chunk(world: World, *seconds: float, **options) -> str:
     node = world.clients[0]
     call = Call(tuple(seconds))
-    spec = m.TaskSpec(
-        node.new_id(), function(0).key, call.payload(), (0, len(seconds)), m.TaskOptions(**options)
-    )
+    kind = Chunk(0, len(seconds))
+    body = m.CallBody(function(0).key, call.payload(), kind, m.TaskOptions(**options))
+    spec = m.TaskSpec(node.new_id(), body)
     world.truth.chunks.add(spec.id)
     node.submit([spec], [function(0)])
     return spec.id

@@ -16,7 +16,7 @@ def make(**options) -> World:
 
 def submit(world: World, client: int, *calls: Call, number: int = 0) -> list[str]:
     node = world.clients[client]
-    specs = [m.TaskSpec(node.new_id(), function(number).key, call.payload()) for call in calls]
+    specs = [m.TaskSpec(node.new_id(), m.CallBody(function(number).key, call.payload())) for call in calls]
     node.submit(specs, [function(number)])
     return [spec.id for spec in specs]
 

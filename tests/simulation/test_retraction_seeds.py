@@ -10,6 +10,7 @@ from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.tuning import ANSWER_WITHIN
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import call_id
+from jobrunner.protocol.wire.kinds import Bundle, Chunk, Kind
 from jobrunner.protocol.worker.recalling import Recalling
 from jobrunner.protocol.worker.slots import Slot
 from jobrunner.testing.simulation import Call, Scenario, World
@@ -74,17 +75,17 @@ def make(*workers: int) -> World:
     return world
 
 
-def submit(world: World, payload, span: m.Span) -> str:
+def submit(world: World, payload, kind: Kind) -> str:
     node = world.clients[0]
-    spec = m.TaskSpec(node.new_id(), function(0).key, payload, span)
-    if isinstance(span, tuple):
+    spec = m.TaskSpec(node.new_id(), m.CallBody(function(0).key, payload, kind))
+    if isinstance(kind, Chunk):
         world.truth.chunks.add(spec.id)
     node.submit([spec], [function(0)])
     return spec.id
 
 
 def bundle(world: World, *calls: Call) -> list[str]:
-    task = submit(world, pack_calls([flat(call.payload()) for call in calls]), len(calls))
+    task = submit(world, pack_calls([flat(call.payload()) for call in calls]), Bundle(len(calls)))
     return [call_id(task, index) for index in range(len(calls))]
 
 
@@ -123,7 +124,7 @@ def test_it_can_be_cancelled_and_costs_the_others_nothing(stopped_by):
 
 def test_elements_behind_one_that_holds_its_process_run_elsewhere():
     world = make(1, 1)
-    task = submit(world, Call((0.1, 60.0, 0.1, 0.1), holds=True).payload(), (0, 4))
+    task = submit(world, Call((0.1, 60.0, 0.1, 0.1), holds=True).payload(), Chunk(0, 4))
     world.run_for(SOON)
     pieces = world.truth.pieces_of(task)
     assert statuses(world, *pieces) == [None] + [m.OK] * (len(pieces) - 1)
@@ -134,6 +135,6 @@ def test_elements_behind_one_that_holds_its_process_run_elsewhere():
 def test_elements_that_nobody_takes_are_found(monkeypatch):
     monkeypatch.setattr(Slot, "retract_at", lambda self: None)
     world = make(1, 1)
-    submit(world, Call((0.1, 60.0, 0.1, 0.1), holds=True).payload(), (0, 4))
+    submit(world, Call((0.1, 60.0, 0.1, 0.1), holds=True).payload(), Chunk(0, 4))
     with pytest.raises(Violation, match="is idle beside elements of"):
         world.run_for(10.0)

@@ -6,6 +6,7 @@ import pytest
 
 from jobrunner.protocol.effects import DrainRequested
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
 from jobrunner.testing.simulation import Call, Conditions, Incident, Scenario, World
 from jobrunner.testing.simulation.simulated_calls import CRASH, SIGKILL
 from jobrunner.testing.simulation.simulated_program import ENDLESS, function
@@ -20,12 +21,12 @@ def calm_world(seed: int = 1, **options) -> World:
     return world
 
 
-def submit(world, calls, *, client=0, number=0, span=None, **options):
+def submit(world, calls, *, client=0, number=0, kind=SINGLE_CALL, **options):
     """Submit these calls of one function; their ids."""
     node = world.clients[client]
     definition = function(number)
     specs = [
-        m.TaskSpec(node.new_id(), definition.key, call.payload(), span, m.TaskOptions(**options))
+        m.TaskSpec(node.new_id(), m.CallBody(definition.key, call.payload(), kind, m.TaskOptions(**options)))
         for call in calls
     ]
     node.submit(specs, [definition])
@@ -289,7 +290,7 @@ def test_a_poison_task_ends_after_exactly_the_limit_and_hurts_nobody(limit):
 
 def test_a_chunk_that_crashes_names_the_element_and_is_not_repeated():
     world = calm_world()
-    [chunk] = submit(world, [Call((0.01,) * 10, CRASH, guilty=7)], span=(3, 9))
+    [chunk] = submit(world, [Call((0.01,) * 10, CRASH, guilty=7)], kind=Chunk(3, 9))
     seconds_until(world, [chunk])
     assert outcome(world, chunk).status == m.CRASHED
     assert outcome(world, chunk).detail["element"] == 7

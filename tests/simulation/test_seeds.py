@@ -19,7 +19,7 @@ from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.placement import ReadyQueue
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.submission import Submission
-from jobrunner.protocol.coordinator.task import TaskRecord
+from jobrunner.protocol.coordinator.task import TaskRecord, WaitReason
 from jobrunner.protocol.journal_records import JournalEntry
 from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.link import Link
@@ -234,18 +234,23 @@ def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
     real = retry.verdict
 
     def verdict(record, status, crash_limit, **rest):
-        options, record.options = record.options, record.options._replace(at_most_once=False)
+        options, record.body.options = record.body.options, record.body.options._replace(at_most_once=False)
         try:
             return real(record, status, crash_limit, **rest)
         finally:
-            record.options = options
+            record.body.options = options
 
     monkeypatch.setattr(retry, "verdict", verdict)
     find(first=20)
 
 
 def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
-    monkeypatch.setattr(TaskRecord, "may_have_run", property(lambda self: False, lambda self, value: None))
+    real = TaskRecord.wait_for
+
+    def wait_for(self, reason, timer=0):
+        real(self, WaitReason.REATTACHMENT if reason is WaitReason.MAY_HAVE_RUN else reason, timer)
+
+    monkeypatch.setattr(TaskRecord, "wait_for", wait_for)
     find("everything", first=202)
 
 
@@ -281,7 +286,7 @@ def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
     def submit(self, client, spec, now):
         done = real(self, client, spec, now)
         record = self._tasks.get(spec.id)
-        if record is not None and spec.options.detach and client.source:
+        if record is not None and spec.body.options.detach and client.source:
             tell_accepted(self, record)
         return done
 

@@ -34,6 +34,7 @@ from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import decode, encode
 from jobrunner.protocol.wire.ids import ClientId, SlotId, TaskId, WorkerId, bound, call_id
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Kind
 from jobrunner.protocol.wire.principals import ANYONE, Principal
 from jobrunner.protocol.worker.core import WorkerCore
 from jobrunner.protocol.worker.settings import WorkerSettings
@@ -60,14 +61,15 @@ def spec(
     client: str = "c",
     function: bytes = KEY,
     payload: Any = b"args",
-    span: m.Span = None,
+    kind: Kind = SINGLE_CALL,
     initializer: bytes | None = None,
+    depth: int = 0,
+    depends_on: Sequence[TaskId] = (),
     **options: Any,
 ) -> m.TaskSpec:
     """A call; its id is "c-1" for number 1 of a client without a key."""
-    return m.TaskSpec(
-        TaskId(f"{client}-{number}"), function, payload, span, m.TaskOptions(**options), initializer
-    )
+    body = m.CallBody(function, payload, kind, m.TaskOptions(**options), initializer, depth)
+    return m.TaskSpec(TaskId(f"{client}-{number}"), body, tuple(depends_on))
 
 
 def named(name: str, who: Principal) -> ClientId:
@@ -77,7 +79,7 @@ def named(name: str, who: Principal) -> ClientId:
 
 def bundle(number: int | str, *calls: bytes, client: str = "c", **options: Any) -> m.TaskSpec:
     """A bundle of these calls' payloads."""
-    return spec(number, client=client, payload=pack_calls(list(calls)), span=len(calls), **options)
+    return spec(number, client=client, payload=pack_calls(list(calls)), kind=Bundle(len(calls)), **options)
 
 
 def results(*payloads: bytes, failed: Sequence[int] = ()) -> bytes:
@@ -422,9 +424,7 @@ def worker(*, slots: int = 1, ready: bool = True, **settings: Any) -> Upstream:
 
 def assignment(number: int | str, attempt: int = 1, **call: Any) -> m.Assignment:
     task = spec(number, **call)
-    return m.Assignment(
-        task.id, attempt, task.function, task.payload, task.span, task.options, task.initializer
-    )
+    return m.Assignment(task.id, attempt, task.body)
 
 
 def assign(
@@ -489,7 +489,7 @@ def record(
     number: int | str = 1,
     *,
     of: ClientSession | None = None,
-    span: m.Span = None,
+    kind: Kind = SINGLE_CALL,
     depth: int = 0,
     now: float = 0.0,
     **options: Any,
@@ -498,4 +498,5 @@ def record(
     peer = of or client_peer()
     task = TaskId(f"{peer.id}-{number}")
     function = FunctionEntry(DOUBLE)
-    return TaskRecord(task, peer, function, b"args", span, m.TaskOptions(**options), None, depth, now)
+    body = m.CallBody(DOUBLE.key, b"args", kind, m.TaskOptions(**options), None, depth)
+    return TaskRecord(task, peer, body, function, None, now)

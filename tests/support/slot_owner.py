@@ -16,6 +16,7 @@ from jobrunner.protocol.effects import (
     SlotReady,
     SlotTask,
 )
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
 from jobrunner.protocol.wire.messages import OK
 from jobrunner.testing.waiting import until
 from jobrunner.workers.slot_pool import SlotPool
@@ -28,10 +29,10 @@ class Owner:
         self.pool = SlotPool(**options)
         self.events = []
         self.outcomes = {}
-        self.spans = {}
+        self.kinds = {}
         self.numbers = itertools.count(1)
 
-    def task(self, fn, *args, payload=None, span=None, initializer=None):
+    def task(self, fn, *args, payload=None, kind=SINGLE_CALL, initializer=None):
         """A SlotTask, and the functions that it needs."""
         prepared = Prepared(fn)
         if payload is None:
@@ -43,9 +44,9 @@ class Owner:
         if initializer is not None:
             functions += definitions_of(initializer)
         number = next(self.numbers)
-        self.spans[number] = span
+        self.kinds[number] = kind
         key = initializer and initializer[0]
-        task = SlotTask(number, f"client-{number}", "name", 1, prepared.definition.key, payload, span, key)
+        task = SlotTask(number, f"client-{number}", "name", 1, prepared.definition.key, payload, kind, key)
         return task, functions
 
     def run(self, slot, fn, *args, **options):
@@ -65,8 +66,8 @@ class Owner:
         columns = [list(column) for column in zip(*elements, strict=True)]
         fixed, _ = FixingInput(Input(columns)).take(len(elements))
         payload = dump_elements(fixed, snapshot=True)
-        span = (start, len(elements) if stop is None else stop)
-        return self.run(slot, fn, payload=payload, span=span, **options)
+        kind = Chunk(start, len(elements) if stop is None else stop)
+        return self.run(slot, fn, payload=payload, kind=kind, **options)
 
     def poll(self, timeout=0.0):
         select.select([self.pool], [], [], timeout)
@@ -90,7 +91,7 @@ class Owner:
         outcome = self.until(lambda: self.outcomes.get(number))
         if outcome.status != OK:
             raise serialization.load_exception(outcome.payload)
-        if self.spans[number] is None:
+        if self.kinds[number] == SINGLE_CALL:
             return serialization.load_result(outcome.payload)
         return load_element_results(outcome.payload)
 

@@ -37,7 +37,7 @@ def envelope(message):
 
 
 def submit(payload: Payload):
-    return envelope(m.Submit([m.TaskSpec("c-1", b"key", payload)], []))
+    return envelope(m.Submit([m.TaskSpec("c-1", m.CallBody(b"key", payload))], []))
 
 
 def outcomes(payload: Payload):
@@ -59,7 +59,7 @@ def pass_on(sender, destination, sent, receiver, source):
 
 
 def payload_of(message):
-    return (message.tasks if isinstance(message, m.Submit) else message.outcomes)[0].payload
+    return message.tasks[0].body.payload if isinstance(message, m.Submit) else message.outcomes[0].payload
 
 
 def content(payload):

@@ -11,6 +11,7 @@ import pytest
 from jobrunner.calls import serialization
 from jobrunner.protocol.bundles import Results, pack_calls, unpack_results
 from jobrunner.protocol.effects import SlotReturned, SlotSplit
+from jobrunner.protocol.wire import kinds
 from jobrunner.protocol.wire import messages as m
 from jobrunner.workers.bundle import Bundle
 
@@ -223,7 +224,7 @@ def packed(*calls):
 
 
 def test_a_slot_runs_the_calls_of_a_bundle_and_survives_those_that_raise(owner, slot):
-    number = owner.run(slot, double, payload=packed((1,), ({},), ("a",)), span=3)
+    number = owner.run(slot, double, payload=packed((1,), ({},), ("a",)), kind=kinds.Bundle(3))
     outcome = owner.until(lambda: owner.outcomes.get(number))
     results = unpack_results(outcome.payload)
     assert (outcome.status, results.failed) == (m.OK, [1])
@@ -237,7 +238,7 @@ def test_a_slot_gives_a_bundle_up_and_goes_on_with_the_call_that_runs(owner, slo
     there = tmp_path / "there"
     there.touch()
     calls = packed((str(there), 0.3, first), (gate, 0.0, second), (gate, 0.0, third))
-    number = owner.run(slot, wait_for, payload=calls, span=3)
+    number = owner.run(slot, wait_for, payload=calls, kind=kinds.Bundle(3))
     owner.until(lambda: Path(second).exists())
     owner.pool.recall(slot)
     split = owner.until(lambda: next((e for e in owner.events if isinstance(e, SlotSplit)), None))

@@ -23,6 +23,7 @@ from jobrunner.protocol.effects import (
     SlotSplit,
 )
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.system.descriptors import unnamed_file
 from jobrunner.workers.crash_board import BUNDLE, CHUNK, GATE, PLAIN, CrashBoard, State
 from jobrunner.workers.gate import ALL, CLOSED, DECIDED, OPEN, Closed, Decision, decided, decision_for
@@ -156,7 +157,7 @@ def retract(owner, slot, *chunks):
 def test_a_bundle_is_taken_apart_while_a_call_keeps_the_interpreter(owner, slot, folder, gate, tmp_path):
     traces = str(tmp_path / "traces")
     calls = packed((None, "a"), (None, {}), (folder, "b"), (None, "c"), (None, "d"))
-    number = owner.run(slot, zoo.keep_gil_if, payload=calls, span=5)
+    number = owner.run(slot, zoo.keep_gil_if, payload=calls, kind=Bundle(5))
     behind = owner.run(slot, zoo.append_line, traces, "behind")
     owner.until(lambda: started(folder))
     owner.pool.recall(slot)
@@ -181,7 +182,7 @@ def raise_or_keep_gil(folder, value):
 
 def test_those_of_its_calls_that_have_failed_are_told_as_such(owner, slot, folder, gate):
     calls = packed((None, 1), (None, 0), (None, 2), (folder, 3), (None, 4))
-    number = owner.run(slot, raise_or_keep_gil, payload=calls, span=5)
+    number = owner.run(slot, raise_or_keep_gil, payload=calls, kind=Bundle(5))
     owner.until(lambda: started(folder))
     retract(owner, slot)
     results = unpack_results(owner.of(SlotSplit)[0].payload)
@@ -290,7 +291,7 @@ def test_each_call_goes_to_exactly_one_side_whenever_it_is_taken(owner, slot, tm
             for index in range(count)
         ]
         if kind == "bundle":
-            number = owner.run(slot, note_and_wait, payload=packed(*calls), span=count)
+            number = owner.run(slot, note_and_wait, payload=packed(*calls), kind=Bundle(count))
         else:
             number = owner.chunk(slot, note_and_wait, calls)
         behind = [owner.run(slot, note_and_wait, path, count + index, None, 0.0) for index in range(2)]

@@ -11,6 +11,7 @@ import pytest
 from jobrunner.backends.prepared import Prepared
 from jobrunner.calls import serialization
 from jobrunner.protocol.effects import SlotTask
+from jobrunner.protocol.wire.kinds import SINGLE_CALL
 from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
 from jobrunner.shared_memory.shared_payload import SharedPayload
@@ -47,9 +48,9 @@ def maps(array):
 def run(owner, slot, whole, *args, functions=None, to_drop=()):
     """Gives a slot one call of a prepared function, with the definitions that it has not seen; its number."""
     number = next(owner.numbers)
-    owner.spans[number] = None
+    owner.kinds[number] = SINGLE_CALL
     payload = serialization.dump_call(args, {}, snapshot=True)
-    task = SlotTask(number, f"client-{number}", "name", 1, whole.definition.key, payload, None, None)
+    task = SlotTask(number, f"client-{number}", "name", 1, whole.definition.key, payload, SINGLE_CALL, None)
     owner.pool.run(slot, [task], whole.definitions if functions is None else functions, to_drop)
     return number
 

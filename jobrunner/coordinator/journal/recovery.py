@@ -233,7 +233,7 @@ def drop_lost(state: JournalState, unread: set[TaskId], files: PayloadFiles) -> 
     for key in gone:
         del state.functions[key]
     for task_id, (spec, _) in list(state.tasks.items()):
-        if is_lost(spec.payload, files) or spec.function in gone or spec.initializer in gone:
+        if is_lost(spec.body.payload, files) or spec.body.function in gone or spec.body.initializer in gone:
             del state.tasks[task_id]
             lost.add(task_id)
     return lost

@@ -20,7 +20,9 @@ from jobrunner.protocol.coordinator.task import call_size
 from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.wire.batches import of_definition, of_outcome, of_value
 from jobrunner.protocol.wire.codec_functions import value_functions
-from jobrunner.protocol.wire.messages import FunctionDef, Options, Outcome, TaskSpec
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk, Kind
+from jobrunner.protocol.wire.messages import CallBody, FunctionDef, FunctionKey, Options, Outcome, TaskSpec
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
 
 ROW_BYTES = 64 * 1024 * 1024
@@ -73,7 +75,7 @@ def references(kept: JournalState | JournalEntry) -> list[Reference]:
     """What is in files."""
     specs = kept.accepted if isinstance(kept, JournalEntry) else [spec for spec, _ in kept.tasks.values()]
     functions = kept.functions if isinstance(kept, JournalEntry) else kept.functions.values()
-    payloads = [spec.payload for spec in specs]
+    payloads = [spec.body.payload for spec in specs]
     payloads += [definition.blob for definition in functions]
     payloads += [outcome.payload for _, outcome, _ in kept.outcomes.values()]
     return [payload for payload in payloads if isinstance(payload, Reference)]
@@ -90,7 +92,7 @@ def function_file_bytes(state: JournalState) -> int:
 
 def size_of(spec: TaskSpec) -> int:
     """In the log."""
-    return call_size(spec.payload, spec.options, spec.depends_on) + TASK_BYTES
+    return call_size(spec.body.payload, spec.body.options, spec.depends_on) + TASK_BYTES
 
 
 def size_of_outcome(kept: KeptOutcome) -> int:
@@ -163,7 +165,7 @@ def dump_entry(entry: JournalEntry, now: float) -> bytes:
         (
             now,
             [(*f[:2], flat(f[2]), *f[3:]) for f in entry.functions],
-            [(*t[:2], flat(t[2]), t[3], WRITE_OPTIONS(t[4]), *t[5:]) for t in entry.accepted],
+            [written_task(spec) for spec in entry.accepted],
             entry.progress,
             [
                 (kept.name, (*kept.outcome[:3], flat(kept.outcome[3]), *kept.outcome[4:]), kept.age)
@@ -183,9 +185,7 @@ def load_entry(data: bytes, now: float) -> JournalEntry:
         data, use_list=False, unicode_errors="surrogatepass", ext_hook=read_extension
     )
     entry = JournalEntry([FunctionDef(*definition) for definition in functions])
-    for fields in accepted:
-        spec = TaskSpec(*fields)
-        entry.accepted.append(spec._replace(options=READ_OPTIONS(spec.options)))
+    entry.accepted += [read_task(*fields) for fields in accepted]
     entry.progress += [(task_id, Progress(*counts)) for task_id, counts in progress]
     for name, fields, age in outcomes:
         kept = KeptOutcome(name, Outcome(*fields), age + max(0.0, now - written))
@@ -193,6 +193,39 @@ def load_entry(data: bytes, now: float) -> JournalEntry:
     entry.gone.update(dict.fromkeys(gone))
     entry.owners.update(owners)
     return entry
+
+
+def written_task(spec: TaskSpec) -> tuple[Any, ...]:
+    """The fields of a task, those of its body in their place."""
+    function, payload, kind, options, initializer, depth = spec.body
+    return spec.id, function, flat(payload), kind, WRITE_OPTIONS(options), initializer, depth, spec.depends_on
+
+
+def read_task(
+    task_id: TaskId,
+    function: FunctionKey,
+    payload: Payload,
+    kind: Any,
+    options: Any,
+    initializer: FunctionKey | None,
+    depth: int,
+    depends_on: tuple[TaskId, ...],
+) -> TaskSpec:
+    body = CallBody(function, payload, read_kind(kind), READ_OPTIONS(options), initializer, depth)
+    return TaskSpec(task_id, body, depends_on)
+
+
+def read_kind(written: Any) -> Kind:
+    """Return the kind of a task; earlier journals have None for a single call, and an integer for a bundle."""
+    if not written:
+        return SINGLE_CALL
+    if isinstance(written, int):
+        return Bundle(written)
+    return Bundle(*written) if len(written) == 1 else Chunk(*written)
+
+
+def with_payload(spec: TaskSpec, payload: Payload) -> TaskSpec:
+    return spec._replace(body=spec.body._replace(payload=payload))
 
 
 def flat(payload: Payload) -> Any:

@@ -48,6 +48,7 @@ from jobrunner.coordinator.journal.rows import (
     size_of,
     size_of_outcome,
     snapshot,
+    with_payload,
 )
 from jobrunner.errors import ConfigError, JournalError
 from jobrunner.keys.private_files import check_private
@@ -184,7 +185,7 @@ class Journal:
         for key, definition in state.functions.items():
             state.functions[key] = definition._replace(blob=self._loaded(definition.blob))
         for task_id, (spec, progress) in state.tasks.items():
-            state.tasks[task_id] = (spec._replace(payload=self._loaded(spec.payload)), progress)
+            state.tasks[task_id] = (with_payload(spec, self._loaded(spec.body.payload)), progress)
         for task_id, kept in state.outcomes.items():
             payload = self._loaded(kept.outcome.payload)
             state.outcomes[task_id] = kept._replace(outcome=kept.outcome._replace(payload=payload))
@@ -307,8 +308,8 @@ class Journal:
                 definition = definition._replace(blob=self._files.write(definition.blob))
             stored.functions.append(definition)
         for spec in entry.accepted:
-            if payload_size(spec.payload) >= LARGE:
-                spec = spec._replace(payload=self._files.write(spec.payload))
+            if payload_size(spec.body.payload) >= LARGE:
+                spec = with_payload(spec, self._files.write(spec.body.payload))
             stored.accepted.append(spec)
         for task_id, kept in entry.outcomes.items():
             if payload_size(kept.outcome.payload) >= LARGE:
@@ -383,10 +384,10 @@ class Journal:
         If this row were lost with the host, a client that still waits would submit the call again, but for a detached
         call there may be no such client.
         """
-        payload = kept.payload if isinstance(kept, TaskSpec) else kept.outcome.payload
+        payload = kept.body.payload if isinstance(kept, TaskSpec) else kept.outcome.payload
         if not isinstance(payload, Reference):
             return
-        if isinstance(kept, TaskSpec) and not kept.options.detach:
+        if isinstance(kept, TaskSpec) and not kept.body.options.detach:
             self._files.remove(payload)
         else:
             self._files.condemn(payload)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobrunner.protocol.bundles import unpack_calls
+from jobrunner.protocol.bundles import call_of, unpack_calls
 from jobrunner.protocol.effects import BundleSplit, Effect, ResolveTasks
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId, call_id
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.payloads import Payload
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class BundleTracker:
     def cancel(self, bundle: TaskId, index: int, running: bool) -> list[Effect]:
         """Cancel one call; a bundle that the coordinator has must be returned first."""
         spec = self._core.pending[bundle]
-        assert isinstance(spec.span, int)
-        if index >= spec.span:
+        assert isinstance(spec.body.kind, Bundle)
+        if index >= spec.body.kind.calls:
             return []
         wishes = self._wishes.setdefault(bundle, {})
         wishes[index] = running or wishes.get(index, False)
@@ -85,10 +86,10 @@ class BundleTracker:
         effects: list[Effect] = [BundleSplit(spec.id, results, start)]
         sent = self._core.is_sent(spec.id)
         cancelled, refused = [], []
-        for index, payload in enumerate(unpack_calls(spec.payload)):
+        for index, payload in enumerate(unpack_calls(spec.body.payload)):
             if index < start:
                 continue
-            call = spec._replace(id=call_id(spec.id, index), payload=payload, span=None)
+            call = call_of(spec, index, payload)
             wish = wishes.get(index)
             if not (runs and index == start):
                 if unwanted or wish is not None:

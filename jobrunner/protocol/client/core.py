@@ -50,6 +50,7 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
 from jobrunner.protocol.wire.checks import MAX_DEPENDENCIES
 from jobrunner.protocol.wire.ids import TaskId, open_part
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.payloads import payload_size
 
 
@@ -63,7 +64,7 @@ class Outbox:
         self._order: list[int] = []
 
     def push(self, spec: m.TaskSpec) -> None:
-        rank = -spec.options.priority
+        rank = -spec.body.options.priority
         lane = self._lanes.get(rank)
         if lane is None:
             lane = self._lanes[rank] = deque()
@@ -192,10 +193,10 @@ class ClientCore:
     def check_invariants(self) -> None:
         assert self._sent <= self.pending.keys()
         assert self._running <= self.pending.keys()
-        assert self._sent_bytes == sum(payload_size(self.pending[t].payload) for t in self._sent)
+        assert self._sent_bytes == sum(payload_size(self.pending[t].body.payload) for t in self._sent)
         needed: dict[m.FunctionKey, int] = {}
         for spec in self.pending.values():
-            for key in (spec.function, spec.initializer):
+            for key in (spec.body.function, spec.body.initializer):
                 if key is not None:
                     needed[key] = needed.get(key, 0) + 1
         for definition in self._functions.values():
@@ -226,14 +227,14 @@ class ClientCore:
         tasks fill.
         """
         self.pending[spec.id] = spec
-        if isinstance(spec.span, int):
+        if isinstance(spec.body.kind, Bundle):
             self._bundle_ids[open_part(spec.id)] = spec.id
         self._count(spec, +1)
         if not regained:
             self._enqueue(spec)
             return
         self._sent.add(spec.id)
-        self._sent_bytes += payload_size(spec.payload)
+        self._sent_bytes += payload_size(spec.body.payload)
         self._regained.append(spec)
 
     def _enqueue(self, spec: m.TaskSpec) -> None:
@@ -288,7 +289,7 @@ class ClientCore:
                     effects += self._bundle_tracker.cancel(*bundle, event.running)
             elif task_id in self._sent:
                 self.request_cancel(task_id, event.running)
-                if isinstance(spec.span, int):
+                if isinstance(spec.body.kind, Bundle):
                     self._bundle_tracker.cancel_whole(task_id)
             else:
                 self.forget_task(task_id)
@@ -301,7 +302,9 @@ class ClientCore:
         """Return those of `ids` that do not run and that no free slot can begin now, in their order of starting."""
         free = max(0, slots - len(self._running))
         waiting = [self.pending[t] for t in ids if t in self.pending and t not in self._running]
-        begin = {spec.id for spec in heapq.nsmallest(free, waiting, key=lambda spec: -spec.options.priority)}
+        begin = {
+            spec.id for spec in heapq.nsmallest(free, waiting, key=lambda spec: -spec.body.options.priority)
+        }
         return [t for t in ids if t not in begin]
 
     def request_cancel(self, task_id: TaskId, running: bool) -> None:
@@ -375,7 +378,7 @@ class ClientCore:
             spec = self.pending.get(outcome.id)
             if (
                 spec is not None
-                and spec.initializer is not None
+                and spec.body.initializer is not None
                 and outcome.detail
                 and "setup" in outcome.detail
             ):
@@ -383,7 +386,7 @@ class ClientCore:
                 continue
             if spec is not None:
                 self.limits.learn(spec, outcome)
-            if spec is not None and isinstance(spec.span, int):
+            if spec is not None and isinstance(spec.body.kind, Bundle):
                 effects += self._bundle_tracker.ended(spec, outcome)
             elif spec is not None and outcome.status == m.SPLIT:
                 effects += self._divided(spec, outcome)
@@ -414,7 +417,7 @@ class ClientCore:
     def _is_call(self, task_id: TaskId) -> bool:
         """Return whether the task is pending and not a bundle, of whose calls only one can have started."""
         spec = self.pending.get(task_id)
-        return spec is not None and not isinstance(spec.span, int)
+        return spec is not None and not isinstance(spec.body.kind, Bundle)
 
     def _opened(self, welcome: m.Welcome, now: float) -> list[Effect]:
         """Submit everything again that the coordinator may have had before, then send what the window permits."""
@@ -524,13 +527,15 @@ class ClientCore:
 
     def _submission(self, tasks: list[m.TaskSpec], now: float) -> Effect:
         """Return the message that submits these tasks, with the functions that the coordinator does not know."""
-        named = dict.fromkeys([spec.function for spec in tasks])
-        named.update(dict.fromkeys([spec.initializer for spec in tasks if spec.initializer is not None]))
+        named = dict.fromkeys([spec.body.function for spec in tasks])
+        named.update(
+            dict.fromkeys([spec.body.initializer for spec in tasks if spec.body.initializer is not None])
+        )
         functions: list[m.FunctionDef] = []
         for key in named:
             definition = self._functions[key]
             functions += self._known.use(definition, [self._functions[part] for part in definition.parts])
-        size = sum([payload_size(spec.payload) for spec in tasks])
+        size = sum([payload_size(spec.body.payload) for spec in tasks])
         size += sum([payload_size(definition.blob) for definition in functions])
         return self.session.send(m.Submit(tasks, functions, self._known.overflow(len(named))), now, size)
 
@@ -547,7 +552,7 @@ class ClientCore:
                 self._outbox.pop()
                 spec = self._outbox.peek()
                 continue
-            bytes_ = payload_size(spec.payload)
+            bytes_ = payload_size(spec.body.payload)
             most = welcome.max_payload
             if bytes_ > most or self._largest > most or len(spec.depends_on) > MAX_DEPENDENCIES:
                 excess = self._excess(spec, most)
@@ -580,9 +585,9 @@ class ClientCore:
                 f" {MAX_DEPENDENCIES:,}: let some calls collect them, and this one need those"
             )
             return m.Outcome(spec.id, 0, m.ERROR, detail={"too_large": True, "final": True, "error": error})
-        if payload_size(spec.payload) > most:
-            return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.payload), most)
-        for key in (spec.function, spec.initializer):
+        if payload_size(spec.body.payload) > most:
+            return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.body.payload), most)
+        for key in (spec.body.function, spec.body.initializer):
             definition = None if key is None else self._functions[key]
             if definition is None:
                 continue
@@ -609,11 +614,11 @@ class ClientCore:
         spec = self.pending.pop(task_id, None)
         if spec is None:
             return False
-        if isinstance(spec.span, int):
+        if isinstance(spec.body.kind, Bundle):
             self._bundle_ids.pop(open_part(task_id), None)
         if task_id in self._sent:
             self._sent.remove(task_id)
-            self._sent_bytes -= payload_size(spec.payload)
+            self._sent_bytes -= payload_size(spec.body.payload)
         self._cancelling.pop(task_id, None)
         self._running.discard(task_id)
         self._count(spec, -1)
@@ -623,7 +628,7 @@ class ClientCore:
 
     def _count(self, spec: m.TaskSpec, step: int) -> None:
         users = self._users
-        for key in (spec.function, spec.initializer):
+        for key in (spec.body.function, spec.body.initializer):
             if key is None:
                 continue
             count = users.get(key, 0) + step

@@ -62,14 +62,14 @@ class Admission:
             if client_of(spec.id) != client.id:
                 self._sessions.unexpected(client, f"task {spec.id} is not its own; its session ends", now)
                 return
-            if payload_size(spec.payload) > self._settings.max_payload:
+            if payload_size(spec.body.payload) > self._settings.max_payload:
                 self._sessions.unexpected(
                     client, f"task {spec.id} is larger than max_payload; its session ends", now
                 )
                 return
-            if refused and (spec.function in refused or spec.initializer in refused):
+            if refused and (spec.body.function in refused or spec.body.initializer in refused):
                 scheduler.submission.refuse_new(
-                    client, spec.id, refused.get(spec.function) or refused[spec.initializer or b""]
+                    client, spec.id, refused.get(spec.body.function) or refused[spec.body.initializer or b""]
                 )
                 continue
             if client.account.owner:
@@ -150,8 +150,10 @@ UNKNOWN_FUNCTION = b""
 
 def of_owner(client: ClientSession, spec: m.TaskSpec) -> m.TaskSpec:
     """A call of functions that this client has sent, under the keys that these have here."""
-    function = client.function_refs.get(spec.function, UNKNOWN_FUNCTION)
+    function = client.function_refs.get(spec.body.function, UNKNOWN_FUNCTION)
     initializer = (
-        None if spec.initializer is None else client.function_refs.get(spec.initializer, UNKNOWN_FUNCTION)
+        None
+        if spec.body.initializer is None
+        else client.function_refs.get(spec.body.initializer, UNKNOWN_FUNCTION)
     )
-    return spec._replace(function=function, initializer=initializer)
+    return spec._replace(body=spec.body._replace(function=function, initializer=initializer))

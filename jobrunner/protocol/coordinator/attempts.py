@@ -29,12 +29,14 @@ from jobrunner.protocol.coordinator.task import (
     SUCCEEDED,
     WAITING,
     TaskRecord,
+    WaitReason,
 )
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.estimates import updated_estimate
 from jobrunner.protocol.tuning import UNKNOWN
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId, call_id, client_of, open_part
+from jobrunner.protocol.wire.kinds import Bundle, Chunk
 
 BEGIN_AGAIN_AFTER = 1.0
 """Seconds after which it is tried again to write that a call begins which is to run at most once."""
@@ -162,7 +164,7 @@ class Attempts:
         record.attempt += 1
         record.claimed = False
         self._bind(record, worker, now)
-        if record.options.at_most_once and self._journal_gate.enabled:
+        if record.body.options.at_most_once and self._journal_gate.enabled:
             self._journal_gate.withhold(record)
         else:
             worker.assigned.append(record)
@@ -195,7 +197,7 @@ class Attempts:
         for record in held_back:
             self.withdraw(record)
             self._tasks.move(record, WAITING, now)
-            self._dispatcher.delay(record, now + BEGIN_AGAIN_AFTER)
+            self._dispatcher.delay(record, now + BEGIN_AGAIN_AFTER, WaitReason.JOURNAL)
         return held_back
 
     def note_later(self, records: list[TaskRecord]) -> None:
@@ -246,7 +248,8 @@ class Attempts:
             self.again(record, now)
         elif verdict == retry.RETRY:
             self._tasks.move(record, WAITING, now)
-            self._dispatcher.delay(record, now + retry.backoff(record.failures, record.options.backoff))
+            pause = retry.backoff(record.failures, record.body.options.backoff)
+            self._dispatcher.delay(record, now + pause, WaitReason.BACKOFF)
         elif status == m.CRASHED:
             self._endings.finish_lost(record, outcome, now)
         else:
@@ -259,11 +262,11 @@ class Attempts:
 
         Not `fresh`: the worker told it before the client named the bundle; what runs on may have ended since.
         """
-        if isinstance(record.span, tuple):
+        if isinstance(record.body.kind, Chunk):
             self._division.divided(record, outcome, worker, now, fresh)
             return
         running = (outcome.detail or {}).get("running", -1)
-        if not isinstance(record.span, int) or not 0 <= running < record.span:
+        if not isinstance(record.body.kind, Bundle) or not 0 <= running < record.body.kind.calls:
             detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
             self._endings.finish(
                 record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
@@ -273,7 +276,7 @@ class Attempts:
             self._roster.fence(worker, call_id(record.id, running))
             self._endings.finish_cancelled(record, now)
             return
-        self._endings.leave_to_client(record, record.span - running)
+        self._endings.leave_to_client(record, record.body.kind.calls - running)
         record.client.awaiting_resubmission.add(open_part(record.id))
         self._endings.finish(record, outcome, SUCCEEDED, now)
         if fresh:
@@ -288,6 +291,7 @@ class Attempts:
             self._endings.finish(record, record.failed_dependency, FAILED, now)
         elif record.unresolved_count:
             self._tasks.move(record, WAITING, now)
+            record.wait_for(WaitReason.DEPENDENCIES)
         else:
             self._tasks.move(record, QUEUED, now)
             self._dispatcher.queue.push(record, front=True)
@@ -311,7 +315,7 @@ class Attempts:
             else:
                 record.not_begun()
                 record.record_event(f"it was lost on its way to worker {worker.name}")
-            if record.claimed and record.options.at_most_once:
+            if record.claimed and record.body.options.at_most_once:
                 # It was with the worker, which may have told a coordinator before this one how it ended.
                 error = f"worker {worker.name} has it no more, and may have run it"
                 lost = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
@@ -360,7 +364,6 @@ class Attempts:
         if record.suspected == held.attempt:
             record.crashes -= 1  # it was alive all the time
             record.suspected = 0
-        record.may_have_run = False  # it did, and here it is
         record.attempt = held.attempt
         record.unbegun = max(record.unbegun, held.unbegun)
         record.claimed = True
@@ -407,7 +410,7 @@ class Attempts:
             }
             outcome = m.Outcome(record.id, record.attempt, m.LOST, detail=detail)
             verdict = retry.verdict(record, m.LOST, self._crash_limit)
-            if verdict == retry.REQUEUE or not (suspect or record.options.at_most_once):
+            if verdict == retry.REQUEUE or not (suspect or record.body.options.at_most_once):
                 if suspect:
                     self._note_progress(record)
                 self.again(record, now)

@@ -399,7 +399,7 @@ class CoordinatorCore:
         else:
             if failed_before:
                 self._out.log("info", "the journal can be written again")
-            scheduler.submission.written([spec.id for spec in accepted if spec.options.detach])
+            scheduler.submission.written([spec.id for spec in accepted if spec.body.options.detach])
 
     def _sweep(self, now: float) -> None:
         """Look for what time alone has changed."""

@@ -179,7 +179,7 @@ class Search:
         self._workers = [worker for worker in roster.workers.values() if not worker.draining]
         # One that is being stopped ends. The deepest first: where they go on, those that wait for them do, in one pass.
         lasting = [record for record in waiting.values() if record.state != CANCELLING]
-        self._waiting = sorted(lasting, key=lambda record: -record.depth)
+        self._waiting = sorted(lasting, key=lambda record: -record.body.depth)
         self.stuck: dict[TaskId, TaskRecord] = {}
         """Those that can never go on."""
         self.calls: dict[TaskId, TaskRecord] = {}

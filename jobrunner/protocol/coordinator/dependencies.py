@@ -23,7 +23,15 @@ from jobrunner.protocol.coordinator.journal_gate import JournalGate
 from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.peers import ClientSession
 from jobrunner.protocol.coordinator.roster import Roster
-from jobrunner.protocol.coordinator.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
+from jobrunner.protocol.coordinator.task import (
+    FAILED,
+    QUEUED,
+    RUNNING,
+    WAITING,
+    Interest,
+    TaskRecord,
+    WaitReason,
+)
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_FRAMES
@@ -330,15 +338,14 @@ class Dependencies:
             assert record.dependency_results is not None
             if outcome.id not in record.dependency_results and self._take(record, ended):
                 record.unresolved_count -= 1
-                if record.options.detach and record.found < len(record.depends_on):
+                if record.body.options.detach and record.found < len(record.depends_on):
                     self._endings.tell_accepted(record)
             if not record.unresolved_count:
                 self._check_pieces(record)
             if (
                 not record.unresolved_count
                 and record.failed_dependency is None
-                and record.state == WAITING
-                and not record.delayed
+                and record.wait_reason is WaitReason.DEPENDENCIES
             ):
                 self._tasks.move(record, QUEUED, now)
                 self._dispatcher.queue.push(record)
@@ -358,7 +365,11 @@ class Dependencies:
             return False
         record.dependency_results[dependency] = value
         account.add_value(value)
-        if self._journal_gate.enabled and record.options.detach and dependency not in self.results.detached:
+        if (
+            self._journal_gate.enabled
+            and record.body.options.detach
+            and dependency not in self.results.detached
+        ):
             # Who could supply it after a restart may be gone by then.
             count = self.journaled.get(dependency, 0)
             self.journaled[dependency] = count + 1

@@ -11,7 +11,7 @@ from jobrunner.protocol.coordinator.placement import Permit, ReadyQueue, has_cap
 from jobrunner.protocol.coordinator.reservations import Reservations
 from jobrunner.protocol.coordinator.resources import Requirements
 from jobrunner.protocol.coordinator.roster import Roster
-from jobrunner.protocol.coordinator.task import QUEUED, WAITING, TaskRecord
+from jobrunner.protocol.coordinator.task import QUEUED, TaskRecord, WaitReason
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.tuning import REST_AFTER_RETURN, UNKNOWN
 
@@ -32,7 +32,7 @@ class Dispatcher:
         self.queue = ReadyQueue()
         self.reservations = Reservations()
         self._delayed: list[tuple[float, int, TaskRecord]] = []
-        self._tie_breaker = 0
+        self._timers = 0
         self._resting: dict[WorkerSession, float] = {}
         """Workers that have handed a task back, and until when they get no other one."""
 
@@ -52,10 +52,11 @@ class Dispatcher:
             return min(self._resting.values())
         return None
 
-    def delay(self, record: TaskRecord, until: float) -> None:
-        self._tie_breaker += 1
-        record.delayed = True
-        heapq.heappush(self._delayed, (until, self._tie_breaker, record))
+    def delay(self, record: TaskRecord, until: float, reason: WaitReason) -> None:
+        """Have a WAITING task wait for a time."""
+        self._timers += 1
+        record.wait_for(reason, self._timers)
+        heapq.heappush(self._delayed, (until, self._timers, record))
 
     def wait_longer(self, old: float, new: float) -> None:
         """What was to wait until `old` waits until `new`."""
@@ -67,13 +68,11 @@ class Dispatcher:
     def next_due(self, now: float) -> TaskRecord | None:
         """A task that has waited for a time which has come, and still waits; each is returned once."""
         if len(self._delayed) > LEFT_OVER + 2 * len(self._tasks):
-            last = {entry[2]: entry for entry in sorted(self._delayed) if entry[2].state == WAITING}
-            self._delayed = list(last.values())
+            self._delayed = [entry for entry in self._delayed if entry[2].timer == entry[1]]
             heapq.heapify(self._delayed)
         while self._delayed and self._delayed[0][0] <= now:
-            record = heapq.heappop(self._delayed)[2]
-            record.delayed = False
-            if record.state == WAITING:
+            _, timer, record = heapq.heappop(self._delayed)
+            if record.timer == timer:
                 return record
         return None
 
@@ -125,7 +124,7 @@ class Dispatcher:
 
     def _prefetch(self, worker: WorkerSession, assign: Assign, now: float) -> None:
         def accept(record: TaskRecord) -> bool:
-            if record.options.timeout is not None:
+            if record.body.options.timeout is not None:
                 return False  # its clock must start when it does
             estimate = record.function.estimate
             if estimate != UNKNOWN:

@@ -27,6 +27,7 @@ from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER, DIVIDE_MAX_DOUBLINGS
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_INTEGER
+from jobrunner.protocol.wire.kinds import Chunk
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.attempts import Attempts
@@ -72,7 +73,7 @@ class Division:
 
     def started(self, record: TaskRecord) -> None:
         """It runs, and takes long."""
-        several = isinstance(record.span, tuple) and record.elements > 1
+        several = isinstance(record.body.kind, Chunk) and record.elements > 1
         if several and record.asked != record.attempt and not is_strange(record):
             self._chunks[record] = None
 
@@ -130,15 +131,7 @@ class Division:
         """
         client = record.client
         function, initializer = record.function, record.initializer
-        spec = m.TaskSpec(
-            record.id,
-            function.definition.key,
-            record.payload,
-            record.span,
-            record.options,
-            None if initializer is None else initializer.definition.key,
-            record.depth,
-        )
+        spec = m.TaskSpec(record.id, record.body)
         stop = stop_of(spec, outcome)
         if stop is None or is_strange(record):
             detail = {"error": f"worker {worker.name} gave back elements of a chunk that it did not have"}
@@ -174,4 +167,4 @@ class Division:
 
 def is_strange(record: TaskRecord) -> bool:
     """Whether it is a chunk as `map` makes none: its part could not be a task on its own, or have an id that is one."""
-    return bool(record.depends_on) or record.options.detach or len(record.id) > MAX_DIVIDED_LENGTH
+    return bool(record.depends_on) or record.body.options.detach or len(record.id) > MAX_DIVIDED_LENGTH

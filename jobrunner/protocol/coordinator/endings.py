@@ -19,6 +19,7 @@ from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.details import brief
 from jobrunner.protocol.wire.ids import TaskId, client_of, open_part
+from jobrunner.protocol.wire.kinds import Bundle
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.dependencies import Dependencies
@@ -34,12 +35,13 @@ def drop_payload(record: TaskRecord) -> None:
         record.outcome = outcome._replace(payload=b"", detail=detail)
 
 
-def drop_wishes(record: TaskRecord) -> None:
-    """It has ended, and nobody's account has what it asked for: that may be megabytes, of each of very many."""
-    options = record.options
+def drop_body(record: TaskRecord) -> None:
+    """It has ended, and nobody's account has what it brought along: that may be megabytes, of each of very many."""
+    function, _, kind, options, initializer, depth = record.body
     if options.retry_on or options.resources:
-        record.options = m.TaskOptions(options.name, options.priority, options.retries)
+        options = m.TaskOptions(options.name, options.priority, options.retries)
         record.amounts = ()
+    record.body = m.CallBody(function, b"", kind, options, initializer, depth)
     record.depends_on = record.requirements = ()
 
 
@@ -73,8 +75,7 @@ class Endings:
     def finish(self, record: TaskRecord, outcome: m.Outcome, state: TaskState, now: float) -> None:
         self._tasks.move(record, state, now)
         client = record.client
-        client.account.remove_call(record.size, record.options.resources)
-        record.payload = b""
+        client.account.remove_call(record.size, record.body.options.resources)
         self._dependencies.drop(record)
         record.outcome = outcome
         self._functions.release(record.function)
@@ -89,18 +90,18 @@ class Endings:
         else:
             drop_payload(record)
         self._remember(record, outcome, now)
-        drop_wishes(record)
+        drop_body(record)
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """For those who want to know now, and those who may ask later."""
         account = record.client.account
-        ended = FinishedTask(record.name, outcome, now, account, isinstance(record.span, int))
-        if record.options.detach:
+        ended = FinishedTask(record.name, outcome, now, account, isinstance(record.body.kind, Bundle))
+        if record.body.options.detach:
             self._results.keep(ended)
         elif outcome.status != m.CANCELLED:
             self._results.add(ended)
         if self._journal_gate.enabled:
-            if record.options.detach:
+            if record.body.options.detach:
                 self._journal_gate.note_outcome(record.name, outcome)
             else:
                 self._journal_gate.note_gone(record.id)
@@ -121,11 +122,11 @@ class Endings:
         if record.cancel_asked:
             self.finish_cancelled(record, now)
             return
-        if isinstance(record.span, int):
+        if isinstance(record.body.kind, Bundle):
             self.leave_to_client(record, record.weight)
         detail = dict(outcome.detail or {})
         detail["attempts"] = list(record.history or ())
-        if record.options.at_most_once:
+        if record.body.options.at_most_once:
             detail["at_most_once"] = True
         elif record.crashes >= self._crash_limit:
             detail["limit"] = self._crash_limit

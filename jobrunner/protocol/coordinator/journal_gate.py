@@ -67,7 +67,7 @@ class JournalGate:
 
     def note_accepted(self, spec: m.TaskSpec) -> None:
         self._entry.accepted.append(spec)
-        if spec.options.detach:
+        if spec.body.options.detach:
             self._unwritten.add(spec.id)
 
     def note_owner(self, client: ClientId, owner: str) -> None:
@@ -151,9 +151,9 @@ class JournalGate:
         self._entry = JournalEntry()
         named: dict[m.FunctionKey, None] = {}
         for spec in entry.accepted:
-            named[spec.function] = None
-            if spec.initializer is not None:
-                named[spec.initializer] = None
+            named[spec.body.function] = None
+            if spec.body.initializer is not None:
+                named[spec.body.initializer] = None
         definitions: dict[m.FunctionKey, m.FunctionDef] = {}
         for key in named:
             function = functions.get(key)
@@ -175,7 +175,7 @@ class JournalGate:
             link.release(event.number, now)
         self.fails = isinstance(event, JournalFailed)
         self._unwritten.difference_update(
-            [spec.id for spec in answered.entry.accepted if spec.options.detach]
+            [spec.id for spec in answered.entry.accepted if spec.body.options.detach]
         )
         if not self.fails:
             self._written_begins += answered.begins

@@ -127,27 +127,13 @@ class Outboxes:
             for entry in (record.function, record.initializer):
                 if entry is not None and worker.id not in entry.known_by:
                     functions += entry.untold(worker.id)
-            payload = record.payload
-            size += payload_size(payload)
+            size += payload_size(record.body.payload)
             values: tuple[Payload, ...] = ()
             if record.depends_on:
                 assert record.dependency_results is not None
                 values = tuple([record.dependency_results[dependency] for dependency in record.depends_on])
                 size += sum(map(payload_size, values))
-            tasks.append(
-                m.Assignment(
-                    record.id,
-                    record.attempt,
-                    record.function.definition.key,
-                    payload,
-                    record.span,
-                    record.options,
-                    None if record.initializer is None else record.initializer.definition.key,
-                    record.depth,
-                    values,
-                    record.unbegun,
-                )
-            )
+            tasks.append(m.Assignment(record.id, record.attempt, record.body, values, record.unbegun))
         size += sum([payload_size(definition.blob) for definition in functions])
         self._out.send(worker, m.Assign(tasks, functions, owner), now, size)
 
@@ -191,7 +177,7 @@ class Outboxes:
 
 def of_record(record: TaskRecord, worker: WorkerSession) -> int:
     """What a task takes of an Assign beside the bytes of its payloads: of the header, and of the number of frames."""
-    size = of_call(record.options, record.depends_on) + of_payload(record.payload)
+    size = of_call(record.body.options, record.depends_on) + of_payload(record.body.payload)
     if record.depends_on:
         assert record.dependency_results is not None
         size += sum([of_payload(record.dependency_results[dependency]) for dependency in record.depends_on])

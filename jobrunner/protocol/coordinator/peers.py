@@ -18,6 +18,7 @@ from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.effects import Source
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId, open_part
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.messages import (
     CancelRequest,
     ClientHello,
@@ -170,13 +171,13 @@ class ClientSession(Peer):
 
     def add_done(self, record: TaskRecord) -> None:
         self.done[record.id] = record
-        if isinstance(record.span, int):
+        if isinstance(record.body.kind, Bundle):
             self.done_bundles[open_part(record.id)] = record
 
     def take_done(self, task_id: TaskId) -> TaskRecord | None:
         """Remove and return it, if it is there."""
         record = self.done.pop(task_id, None)
-        if record is not None and isinstance(record.span, int):
+        if record is not None and isinstance(record.body.kind, Bundle):
             self.done_bundles.pop(open_part(task_id), None)
         return record
 

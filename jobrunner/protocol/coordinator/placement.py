@@ -113,7 +113,7 @@ class ReadyQueue:
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
         requirements = record.requirements
-        rank = (-record.options.priority, -record.depth)
+        rank = (-record.body.options.priority, -record.body.depth)
         lanes = self._lanes.get(requirements)
         if lanes is None:
             lanes = self._lanes[requirements] = {}

@@ -21,9 +21,11 @@ from jobrunner.protocol.coordinator.task import (
     WAITING,
     TaskRecord,
     TaskState,
+    WaitReason,
 )
 from jobrunner.protocol.wire.batches import of_value
 from jobrunner.protocol.wire.ids import TaskId, call_id, short_id
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, STATUS_NAMES, Query, Reply
 from jobrunner.protocol.wire.principals import Principal
 
@@ -224,10 +226,10 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
 
 def call_in(record: TaskRecord, argument: str) -> int | None:
     """Where the call of that id is in this bundle; None if it is not in it."""
-    if not isinstance(record.span, int):
+    if not isinstance(record.body.kind, Bundle):
         return None
     index = index_of_call(record.id, TaskId(argument))
-    return index if index is not None and index < record.span else None
+    return index if index is not None and index < record.body.kind.calls else None
 
 
 def owns(who: Principal, record: TaskRecord) -> bool:
@@ -285,8 +287,8 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> Row:
         "client": record.client.id,
         "worker": "" if record.worker is None else record.worker.name,
         "attempt": record.begun,
-        "priority": record.options.priority,
-        "retries": record.options.retries,
+        "priority": record.body.options.priority,
+        "retries": record.body.options.retries,
         "elements": record.elements,
         "age": now - record.submitted,
         "running_for": now - record.since if record.state in ACTIVE else None,
@@ -328,7 +330,7 @@ def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) ->
     )
     named = some_of(holders, MAX_HOLDERS_NAMED)
     told = f"no worker has {shown(record.amounts)} free; it is taken by {named}"
-    if record.depth:
+    if record.body.depth:
         told += (
             "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
         )
@@ -367,14 +369,9 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
         ]
         return f"needs the results of {record.unresolved_count} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
-        if (
-            record.delayed
-            and record.unbegun
-            and record.options.at_most_once
-            and core.scheduler.journal_gate.fails
-        ):
+        if record.wait_reason is WaitReason.JOURNAL:
             return "is to run at most once, and that it begins cannot be written to the journal"
-        if record.begun == 0:
+        if record.wait_reason in (WaitReason.REATTACHMENT, WaitReason.MAY_HAVE_RUN):
             return "may be with a worker that has not come back since the coordinator was started again"
         return "waits before its next attempt"
     if record.state != QUEUED:

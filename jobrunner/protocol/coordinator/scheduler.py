@@ -33,6 +33,7 @@ from jobrunner.protocol.coordinator.task import (
     RUNNING,
     WAITING,
     TaskRecord,
+    WaitReason,
 )
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.link import Link
@@ -171,7 +172,7 @@ class Scheduler:
 
     def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
-        for record in [record for record in client.tasks.values() if not record.options.detach]:
+        for record in [record for record in client.tasks.values() if not record.body.options.detach]:
             self.cancel(record.id, True, now)
         for key in sorted(client.function_refs.values()):
             self.functions.drop_ref(key)
@@ -262,14 +263,14 @@ class Scheduler:
         worker.stuck = why or "unknown"
         if any(not (other.stuck or other.draining) for other in self.roster.workers.values()):
             return
-        nested = [r for r in self.tasks.values() if r.state == QUEUED and r.depth]
-        deepest = max((record.depth for record in nested), default=0)
+        nested = [r for r in self.tasks.values() if r.state == QUEUED and r.body.depth]
+        deepest = max((record.body.depth for record in nested), default=0)
         error = (
             "it was not run: every slot's task waits for a call of its own, as this one is, and no further slot can be"
             f" started ({worker.stuck})"
         )
         for record in nested:
-            if record.depth == deepest:
+            if record.body.depth == deepest:
                 detail = {"error": error, "no_slot": True}
                 self.endings.finish(
                     record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
@@ -283,13 +284,15 @@ class Scheduler:
         """Queue the tasks that wait for a time which has come."""
         self.missing_modules.due(now)
         while (record := self.dispatcher.next_due(now)) is not None:
-            if record.may_have_run:
+            if record.wait_reason is WaitReason.MAY_HAVE_RUN:
                 error = (
                     "the coordinator was started again, and it may have run before: it is to run at most once"
                 )
                 outcome = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
                 self.endings.finish_lost(record, outcome, now)
-            elif not record.unresolved_count:
+            elif record.unresolved_count:
+                record.wait_for(WaitReason.DEPENDENCIES)
+            else:
                 self.tasks.move(record, QUEUED, now)
                 self.dispatcher.queue.push(record)
 
@@ -305,9 +308,11 @@ class Scheduler:
         for record in self.tasks.values():
             task_id = record.id
             here = self.roster.has_client(record.client)
-            assert here or record.cancel_asked or record.options.detach, f"{task_id} is nobody's"
+            assert here or record.cancel_asked or record.body.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
             assert with_worker == (record.state in ACTIVE), (task_id, record.state.label)
+            waits = record.wait_reason is not WaitReason.NOTHING
+            assert waits == (record.state == WAITING), (task_id, record.state.label, record.wait_reason.name)
             assert record.begun >= (record.state in ACTIVE), (
                 f"{task_id}: {record.unbegun} of {record.attempt}"
             )

@@ -23,6 +23,7 @@ from jobrunner.protocol.coordinator.task import (
     RUNNING,
     WAITING,
     TaskRecord,
+    WaitReason,
     call_size,
     required_of,
 )
@@ -32,6 +33,7 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.details import passable
 from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.principals import ANYONE, CLIENT, Principal
 
 
@@ -93,21 +95,21 @@ class Submission:
             return True
         if self._known(client, spec.id):
             return True
-        function = self._functions.get(spec.function)
-        initializer = None if spec.initializer is None else self._functions.get(spec.initializer)
-        if function is None or (spec.initializer is not None and initializer is None):
+        body = spec.body
+        options = body.options
+        function = self._functions.get(body.function)
+        initializer = None if body.initializer is None else self._functions.get(body.initializer)
+        if function is None or (body.initializer is not None and initializer is None):
             return False
-        size = call_size(spec.payload, spec.options, spec.depends_on)
-        resources = spec.options.resources
+        size = call_size(body.payload, options, spec.depends_on)
+        resources = options.resources
         excess = client.account.excess(size, self._quota) or client.account.kinds_excess(resources)
         if excess:
             self._endings.tell_client(client, beyond_quota(spec.id, excess))
             return True
         refusal = self._refusal(spec, function, initializer, now)
         client.account.add_call(size, resources)
-        record = TaskRecord(
-            spec.id, client, function, spec.payload, spec.span, spec.options, initializer, spec.depth, now
-        )
+        record = TaskRecord(spec.id, client, body, function, initializer, now)
         if self._missing_modules.contested_modules:
             record.requirements = self._missing_modules.requirements(record)
         function.users += 1
@@ -122,30 +124,33 @@ class Submission:
                 self._journal_gate.note_owner(client.id, written_owner(client))
         if self._results.unknown_tasks:
             record.interest = self._results.unknown_tasks.take(spec.id)
-            if isinstance(spec.span, int):
+            if isinstance(body.kind, Bundle):
                 self._dependencies.bundle_came(spec.id)
         if spec.depends_on:
             self._dependencies.collect(record, spec.depends_on, now)
-        if spec.options.detach:
+        if options.detach:
             self._endings.tell_accepted(record)
         held = self._orphans.take(spec.id) if self._orphans else None
-        record.may_have_run = spec.options.at_most_once and client.is_new and not client.resubmission_complete
-        if record.may_have_run and self._journal_gate.enabled:
+        may_have_run = options.at_most_once and client.is_new and not client.resubmission_complete
+        if may_have_run and self._journal_gate.enabled:
             self._journal_gate.note_may_have_run(spec.id)
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
         settling = held is None and not client.resubmission_complete and now < self._orphans.reattach_deadline
-        waits = settling or record.unresolved_count or record.may_have_run
+        waits = settling or record.unresolved_count or may_have_run
         self._tasks.count(record, WAITING if waits else QUEUED)
         if held is not None:
             self._attempts.claim(record, held, now)
         elif record.failed_dependency is not None:
             self._endings.finish(record, record.failed_dependency, FAILED, now)
-        elif settling or record.may_have_run:
-            self._dispatcher.delay(record, self._orphans.reattach_deadline)
+        elif settling or may_have_run:
+            reason = WaitReason.MAY_HAVE_RUN if may_have_run else WaitReason.REATTACHMENT
+            self._dispatcher.delay(record, self._orphans.reattach_deadline, reason)
         elif refusal is not None:
             self._endings.finish(record, refusal, FAILED, now)
         elif record.state == QUEUED:
             self._dispatcher.queue.push(record)
+        else:
+            record.wait_for(WaitReason.DEPENDENCIES)
         return True
 
     def _known(self, client: ClientSession, task_id: TaskId) -> bool:
@@ -160,7 +165,7 @@ class Submission:
             self._roster.flush_later(client)
             if record.state == RUNNING:
                 client.running.append(task_id)
-            if record.options.detach:
+            if record.body.options.detach:
                 self._endings.tell_accepted(record)
             if record.unresolved_count:
                 self._dependencies.recall(
@@ -180,8 +185,8 @@ class Submission:
     def _take_back(self, record: TaskRecord, client: ClientSession) -> None:
         """Its client, taken for dead, has come back before the task could be stopped: it is wanted after all."""
         size = record.size
-        record.client.account.remove_call(size, record.options.resources)
-        client.account.add_call(size, record.options.resources)
+        record.client.account.remove_call(size, record.body.options.resources)
+        client.account.add_call(size, record.body.options.resources)
         for value in (record.dependency_results or {}).values():
             record.client.account.remove_value(value)
             client.account.add_value(value)
@@ -197,7 +202,7 @@ class Submission:
         refusal = self._python_versions.refusal(spec.id, function, initializer)
         if refusal is not None or not self._missing_modules.contested_modules:
             return refusal
-        base = required_of(requirements_of(spec.options.resources), function, initializer)
+        base = required_of(requirements_of(spec.body.options.resources), function, initializer)
         return self._missing_modules.refusal(spec.id, function, initializer, base, now)
 
     def refuse_new(self, client: ClientSession, task_id: TaskId, excess: str) -> None:
@@ -233,7 +238,7 @@ class Submission:
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
                 # It was not accepted: nobody may count on its outcome, and the journal has nothing to forget.
-                record.options = record.options._replace(detach=False)
+                record.body = record.body._replace(options=record.body.options._replace(detach=False))
                 self._endings.finish(record, outcome, FAILED, now)
                 self._journal_gate.note_nothing_of(task_id)
 
@@ -246,7 +251,9 @@ class Submission:
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
             client = self._roster.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
-            named = [state.functions[key] for key in (spec.function, spec.initializer) if key is not None]
+            named = [
+                state.functions[key] for key in (spec.body.function, spec.body.initializer) if key is not None
+            ]
             for definition in named:
                 for part in definition.parts:
                     self._functions.define(state.functions[part], client.account)
@@ -261,9 +268,11 @@ class Submission:
                 continue  # what it needs did not succeed
             record.attempt, record.failures, record.crashes, _, record.unbegun = progress
             record.history = list(progress.history) or None
-            record.may_have_run = spec.options.at_most_once and record.begun > 0
+            if spec.body.options.at_most_once and record.timer:
+                reason = WaitReason.MAY_HAVE_RUN if record.begun else WaitReason.REATTACHMENT
+                record.wait_for(reason, record.timer)
             # Written when that attempt had ended; only of those that run at most once it is when they begin.
-            record.ended = 0 if spec.options.at_most_once else progress.attempt
+            record.ended = 0 if spec.body.options.at_most_once else progress.attempt
         self._journal_gate.restored()
 
     def _absent(self, client_id: ClientId, key: str, owner: str, now: float) -> ClientSession:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from jobrunner.protocol.coordinator.resources import Requirements, requirements_of
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.wire.messages import Outcome, Span, TaskOptions, Wait, calls_in
+from jobrunner.protocol.wire.kinds import Bundle
+from jobrunner.protocol.wire.messages import CallBody, Outcome, TaskOptions, Wait
 from jobrunner.protocol.wire.payloads import Payload, kept_size
 
 if TYPE_CHECKING:
@@ -45,6 +46,23 @@ class TaskState(IntEnum):
     def label(self) -> str:
         """The name of the state, as users see it."""
         return self.name.lower()
+
+
+class WaitReason(IntEnum):
+    """What a WAITING task waits for."""
+
+    NOTHING = 0
+    """It does not wait: it is in another state."""
+    DEPENDENCIES = 1
+    """The results of other tasks."""
+    BACKOFF = 2
+    """The time of its next attempt, since the last one failed."""
+    JOURNAL = 3
+    """The time at which it is tried again to write down that it begins, since it runs at most once."""
+    REATTACHMENT = 4
+    """A worker that has it from an earlier coordinator may come back until then."""
+    MAY_HAVE_RUN = 5
+    """As REATTACHMENT; but if no worker has it by then, it fails, since it runs at most once and may have begun."""
 
 
 WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING, SUCCEEDED, FAILED, CANCELLED = TaskState
@@ -129,14 +147,13 @@ class TaskRecord:
         "amounts",
         "asked",
         "attempt",
+        "body",
         "cancel_asked",
         "claimed",
         "client",
         "crashes",
-        "delayed",
         "dependency_results",
         "depends_on",
-        "depth",
         "ended",
         "estimate",
         "failed_dependency",
@@ -147,19 +164,17 @@ class TaskRecord:
         "id",
         "initializer",
         "interest",
-        "may_have_run",
-        "options",
         "outcome",
-        "payload",
         "requirements",
         "since",
-        "span",
         "state",
         "submitted",
         "suspected",
+        "timer",
         "unbegun",
         "unresolved_count",
         "wait",
+        "wait_reason",
         "weight",
         "worker",
     )
@@ -168,28 +183,23 @@ class TaskRecord:
         self,
         task_id: TaskId,
         client: ClientSession,
+        body: CallBody,
         function: FunctionEntry,
-        payload: Payload,
-        span: Span,
-        options: TaskOptions,
         initializer: FunctionEntry | None,
-        depth: int,
         now: float,
     ) -> None:
         self.id = task_id
         self.client = client
+        self.body = body
+        """What its worker is given; when it has ended, only what is told of it."""
         self.function = function
-        self.payload = payload
-        self.span = span
-        self.weight = span if isinstance(span, int) else 1
+        self.weight = body.kind.calls if isinstance(body.kind, Bundle) else 1
         """What it counts for in all numbers that are shown: a bundle is as many calls."""
-        self.options = options
-        self.amounts = requirements_of(options.resources)
+        self.amounts = requirements_of(body.options.resources)
         """What it takes of its worker's resources."""
         self.requirements = required_of(self.amounts, function, initializer)
         """What its worker must have."""
         self.initializer = initializer
-        self.depth = depth
         self.state: TaskState = QUEUED
         self.worker: WorkerSession | None = None
         self.attempt = 0
@@ -214,8 +224,9 @@ class TaskRecord:
         """When it entered its present state."""
         self.outcome: Outcome | None = None
         self.history: list[str] | None = None
-        self.delayed = False
-        """It waits for a time, see Dispatcher.delay."""
+        self.wait_reason = WaitReason.NOTHING
+        self.timer = 0
+        """The number by which the Dispatcher knows until when it waits; 0: it waits for no time."""
         self.depends_on: tuple[TaskId, ...] = ()
         self.dependency_results: dict[TaskId, Payload] | None = None
         """The results of the tasks that it needs, as far as they are known."""
@@ -230,12 +241,10 @@ class TaskRecord:
         """A worker had its present attempt before this coordinator knew the task."""
         self.wait: Wait | None = None
         """What it waits for, at its worker; see `deadlocks`."""
-        self.may_have_run = False
-        """Some coordinator before this one may have had it run."""
 
     @property
     def name(self) -> str:
-        return self.options.name or self.function.definition.name
+        return self.body.options.name or self.function.definition.name
 
     @property
     def begun(self) -> int:
@@ -250,12 +259,12 @@ class TaskRecord:
     @property
     def size(self) -> int:
         """Bytes that its owner is charged with."""
-        return call_size(self.payload, self.options, self.depends_on)
+        return call_size(self.body.payload, self.body.options, self.depends_on)
 
     @property
     def elements(self) -> int:
         """Calls in it: 1, or those of a chunk or a bundle."""
-        return calls_in(self.span)
+        return self.body.kind.calls
 
     def move(self, state: TaskState, now: float) -> None:
         """Enter `state`. Raises IllegalTransition for a move that the table does not list."""
@@ -266,6 +275,13 @@ class TaskRecord:
             )
         self.state = state
         self.since = now
+        self.wait_reason = WaitReason.NOTHING
+        self.timer = 0
+
+    def wait_for(self, reason: WaitReason, timer: int = 0) -> None:
+        """Note what it waits for, in its state WAITING, and the number of the timer that ends the wait."""
+        self.wait_reason = reason
+        self.timer = timer
 
     def record_event(self, line: str) -> None:
         """Add a line to the history that errors and `jobrunner task` show."""

@@ -9,6 +9,7 @@ from jobrunner.protocol.bundles import index_of_call, place_of_call
 from jobrunner.protocol.coordinator.piece_index import PieceIndex
 from jobrunner.protocol.coordinator.task import TERMINAL, TaskRecord, TaskState
 from jobrunner.protocol.wire.ids import TaskId, open_part
+from jobrunner.protocol.wire.kinds import Bundle
 
 RECENT = 1000
 """Finished tasks that `jobrunner tasks` still shows."""
@@ -49,7 +50,7 @@ class TaskTable:
         """A new task; it is counted once its state is known, see `count`."""
         self._records[record.id] = record
         self._pieces.add(record.id)
-        if isinstance(record.span, int):
+        if isinstance(record.body.kind, Bundle):
             self.bundles[open_part(record.id)] = record
 
     def count(self, record: TaskRecord, state: TaskState) -> None:
@@ -71,7 +72,7 @@ class TaskTable:
         """It has finished."""
         del self._records[record.id]
         self._pieces.drop(record.id)
-        if isinstance(record.span, int):
+        if isinstance(record.body.kind, Bundle):
             part = open_part(record.id)
             if self.bundles.get(part) is record:
                 del self.bundles[part]

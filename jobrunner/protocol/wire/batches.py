@@ -55,7 +55,7 @@ def of_ids(ids: Iterable[str]) -> int:
 
 
 def of_task(spec: TaskSpec) -> int:
-    size = of_call(spec.options, spec.depends_on) + of_payload(spec.payload)
+    size = of_call(spec.body.options, spec.depends_on) + of_payload(spec.body.payload)
     return size + sum(map(of_id, spec.depends_on)) if spec.depends_on else size
 
 

@@ -30,6 +30,7 @@ from jobrunner.config import (
     SHORTEST_PEER_TIMEOUT,
 )
 from jobrunner.errors import ProtocolError
+from jobrunner.protocol.wire.kinds import Bundle, Chunk
 
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 """Maximum size in bytes of a message's first frame. Regular ones have less than half of it, because `batches` cuts at
@@ -331,14 +332,14 @@ def integer(value: Any, least: int = 0, most: int = MAX_INTEGER) -> int:
     return value
 
 
-def checked_span(value: Any) -> tuple[int, int] | int:
-    """Return the range of a chunk, or the number of calls in a bundle, after checking it."""
-    if type(value) is int:
-        return integer(value, 1, MAX_BUNDLED)
-    start, stop = sequence(value)
+def checked_kind(value: Any) -> Chunk | Bundle:
+    """Return the kind of a task that is no single call, after checking it."""
+    if len(sequence(value)) == 1:
+        return Bundle(integer(value[0], 1, MAX_BUNDLED))
+    start, stop = value
     if integer(stop, 1) <= integer(start):
-        raise ProtocolError(f"a span from {start} to {stop} is empty")
-    return start, stop
+        raise ProtocolError(f"a chunk from {start} to {stop} is empty")
+    return Chunk(start, stop)
 
 
 # --- what may hold anything ---------------------------------------------------------------------------------------

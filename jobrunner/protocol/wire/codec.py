@@ -29,7 +29,7 @@ from jobrunner.protocol.wire.checks import (
 from jobrunner.protocol.wire.codec_functions import message_reader, message_writer
 from jobrunner.protocol.wire.payloads import Buffer, MappedPayload, Payload, buffers_of, payload_size
 
-VERSION = 7
+VERSION = 8
 
 INLINE_LIMIT = 16 * 1024
 """Maximum size in bytes of a payload inside the message, because a copy of it is cheaper than a frame of its own."""

@@ -70,7 +70,7 @@ class Declared:
 
     def _refuse_marks_without_effect(self) -> None:
         if any(isinstance(mark, FunctionType) for mark in self.marks):
-            known: tuple[type, ...] = (FunctionType,)
+            known: tuple[type, ...] = (FunctionType, LeftOut)
         elif self.fields is not None:
             known = (LeftOut,)
         else:
@@ -90,6 +90,11 @@ class Declared:
             return {f"entry_{number}": arg for number, arg in enumerate(self.args)}
         return fields_of(self.kind) if hasattr(self.kind, "_fields") else None
 
+    @property
+    def inlined(self) -> dict[str, Any] | None:
+        """Return the fields of a record whose fields stand in the place of the record itself."""
+        return None if self.optional or self.mark(LeftOut) else self.fields
+
 
 @cache
 def fields_of(record: type) -> dict[str, Any]:
@@ -98,6 +103,24 @@ def fields_of(record: type) -> dict[str, Any]:
     if taken := hints.keys() & vars(builtins).keys() - UNUSED_BUILTINS:
         raise TypeError(f"{record.__name__}: {taken} may mean something else in the code that is compiled")
     return hints
+
+
+def flattened(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with the fields of inlined records in the place of these."""
+    flat: dict[str, Any] = {}
+    for name, hint in fields.items():
+        inner = Declared(hint).inlined
+        more = {name: hint} if inner is None else flattened(inner)
+        if taken := flat.keys() & more.keys():
+            raise TypeError(f"{taken} would be two fields of one record")
+        flat |= more
+    return flat
+
+
+def target(fields: dict[str, Any]) -> str:
+    """Return the text that takes a record apart, down to the fields of inlined records."""
+    inner = {name: Declared(hint).inlined for name, hint in fields.items()}
+    return ", ".join([name if within is None else f"({target(within)})" for name, within in inner.items()])
 
 
 class Code:
@@ -155,8 +178,8 @@ class Code:
             each = f"{values}_entry"
             written = self.write(entry, each)
         else:
-            each = ", ".join(fields)
-            written = ", ".join([self.write(hint, name) for name, hint in fields.items()])
+            each = target(fields)
+            written = ", ".join([self.write(hint, name) for name, hint in flattened(fields).items()])
         if written == each:
             return values
         if fields is not None:
@@ -175,13 +198,16 @@ class Code:
         if declared.hint == Payload:
             self.has_payloads = True
             return f"({value} if type({value}) is bytes else _payload({value}))"
+        check = declared.mark(FunctionType)
         if left_out := declared.mark(LeftOut):
-            record = self.name("_record", record_reader(kind))
-            return f"({self.name('_default', left_out.default)} if {value} is None else {record}({value}))"
-        if check := declared.mark(FunctionType):
+            read = self.name("_record", check or record_reader(kind))
+            return f"({self.name('_default', left_out.default)} if {value} is None else {read}({value}))"
+        if check:
             return f"{self.name('_' + check.__name__, check)}({value})"
         if declared.fields is not None:
-            raise TypeError(f"{value}: a record stands in a list, or is LeftOut where it is the default")
+            raise TypeError(
+                f"{value}: a record stands in an entry of a list, or is LeftOut where it is the default"
+            )
         if kind is Mapping:
             what, entry = declared.args
             pairs = f"{self.name('_mapping', mapping)}({value}).items()"
@@ -205,17 +231,22 @@ class Code:
             each = f"{values}_entry"
             read = self.read(entry, each)
         else:
-            each = ", ".join(fields)
+            each = ", ".join(flattened(fields))
             entries = f"map({self.name('_sequence', sequence)}, {entries})"
             read = self.record(Declared(entry).kind, fields)
         return block(read, f"for {each} in {entries}")
 
     def record(self, kind: type, fields: dict[str, Any]) -> str:
         """Return the text that creates a record, or a tuple of fixed length, from the variables of its fields."""
-        read = block(*[f"{self.read(hint, name)}," for name, hint in fields.items()])
+        read = block(*[f"{self._read_field(hint, name)}," for name, hint in fields.items()])
         if kind is tuple:
             return f"({read})"
         return f"{self.name('_new', new_tuple)}({self.name('_' + kind.__name__, kind)}, ({read}))"
+
+    def _read_field(self, hint: Any, value: str) -> str:
+        declared = Declared(hint)
+        inner = declared.inlined
+        return self.read(hint, value) if inner is None else self.record(declared.kind, inner)
 
     def _read_scalar(self, declared: Declared, value: str) -> str:
         kind, limit = declared.kind, declared.mark(Limit)

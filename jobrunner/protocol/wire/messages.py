@@ -16,7 +16,7 @@ raises `codec.VERSION`. A new message is a class, and a place at the end of `Mes
 
 A payload is opaque to all parts that route it. A small payload is `bytes` and travels inside the message. A large one
 is a tuple of buffers, each of which is a frame of its own and is sent without a copy. Entries are NamedTuples, in the
-order of the wire.
+order of the wire; an entry in an entry, the CallBody of a task, is written as if its fields were the other's.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ from jobrunner.protocol.wire.checks import (
     Slots,
     Text,
     checked_detail,
-    checked_span,
+    checked_kind,
     plain,
 )
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Kind
 from jobrunner.protocol.wire.payloads import Payload, payload_size
 
 FunctionKey: TypeAlias = Annotated[bytes, Length(MAX_KEY_LENGTH, "a function's key has {} bytes")]
@@ -161,49 +162,41 @@ class FunctionDef(NamedTuple):
     serves calls of two epochs, and slots of earlier epochs make way."""
 
 
-Span: TypeAlias = Annotated[tuple[int, int] | int, checked_span] | None
-"""The kind of a task: None for a plain call; (start, stop) for a chunk of `map`, so that it can be divided without
-unpickling it; the number of calls for a bundle, see `bundles`."""
+CallKind: TypeAlias = Annotated[Kind, checked_kind, LeftOut(SINGLE_CALL)]
 
 
-def calls_in(span: Span) -> int:
-    """Return the number of calls of the user's function that a task makes."""
-    if span is None:
-        return 1
-    return span if isinstance(span, int) else span[1] - span[0]
-
-
-class TaskSpec(NamedTuple):
-    """One submitted call, chunk or bundle.
+class CallBody(NamedTuple):
+    """What is to be run: the content of a task, which the coordinator passes on as it came.
 
     The payload holds (args, kwargs), the columns of a chunk of `map`, or the payloads of a bundle's calls.
     `initializer` is the function key of the executor's initializer.
     """
 
-    id: Annotated[TaskId, Length(MAX_TASK_LENGTH, "a call's id has {} characters")]
     function: FunctionKey
     payload: Payload
-    span: Span = None
+    kind: CallKind = SINGLE_CALL
     options: Options = DEFAULT_OPTIONS
     initializer: FunctionKey | None = None
     depth: Count = 0
     """0 for a call of a program, n + 1 for a call that a task of depth n submits; deeper calls start first, because a
     task waits for them."""
+
+
+class TaskSpec(NamedTuple):
+    """A task as its client submits it."""
+
+    id: Annotated[TaskId, Length(MAX_TASK_LENGTH, "a call's id has {} characters")]
+    body: CallBody
     depends_on: Annotated[tuple[TaskId, ...], AtMost(MAX_DEPENDENCIES, "a call needs {} others")] = ()
     """The tasks whose results are among the arguments; the task waits for them."""
 
 
 class Assignment(NamedTuple):
-    """A TaskSpec on its way to a worker, with the number of the attempt, which starts at 1 and rises."""
+    """A task on its way to a worker, with the number of the attempt, which starts at 1 and rises."""
 
     id: TaskId
     attempt: Attempt
-    function: FunctionKey
-    payload: Payload
-    span: Span
-    options: Options
-    initializer: FunctionKey | None
-    depth: Count = 0
+    body: CallBody
     values: tuple[Payload, ...] = ()
     """The results of the tasks on which it depends, in the order of TaskSpec.depends_on."""
     unbegun: Annotated[int, Below("attempt")] = 0
@@ -229,7 +222,7 @@ class Outcome(NamedTuple):
     "deadlock" (true, with REFUSED: it needs resources that are held by tasks which wait for it),
     "setup" (true: its initializer failed, with ERROR, or killed its process, so that it has not begun itself; what a
     client gets with that key is about an initializer that fails on every worker),
-    "element" (absolute index in the span that was running when the process died),
+    "element" (absolute index of the element of a chunk that was running when the process died),
     "running" (with SPLIT of a bundle: the index of the call that goes on as a task of its own),
     "stop" (with SPLIT of a chunk: the index of the first element that was given back),
     "attempts" (a list of strings, a line per attempt), "limit" (crash limit that was reached),

@@ -68,30 +68,30 @@ class Feeding:
         task = self._queue.first(owner)
         if task is None:
             return False
-        a = task.assignment
-        calls = task.elements
+        a, body = task.assignment, task.assignment.body
+        calls, timeout = body.kind.calls, body.options.timeout
         estimate = self._functions.estimate(task)
-        if not slot.has_capacity(estimate, a.options.timeout is not None, calls):
+        if not slot.has_capacity(estimate, timeout is not None, calls):
             if calls > slot.calls_left:
                 slot.leave()  # a new process takes it
             return False
         self._queue.pop(owner, now)
         task.estimate = max(estimate, 0.0)
         slot.put(task, now)
-        if a.options.timeout is not None:
-            self._stops.limit(task, now + a.options.timeout)
+        if timeout is not None:
+            self._stops.limit(task, now + timeout)
         entry = SlotTask(
             task.number,
             a.id,
             self._functions.name_of(task),
             a.begun,
-            a.function,
-            a.payload,
-            a.span,
-            a.initializer,
-            a.depth,
+            body.function,
+            body.payload,
+            body.kind,
+            body.initializer,
+            body.depth,
             a.values,
-            a.options.retry_on,
+            body.options.retry_on,
         )
         batches.setdefault(slot.id, []).append(entry)
         return True

@@ -61,7 +61,7 @@ class FunctionStore:
 
         Slots that are to hear of it at once are given what is returned.
         """
-        needed = {key for t in tasks for key in (t.assignment.function, t.assignment.initializer)}
+        needed = {key for t in tasks for key in (t.assignment.body.function, t.assignment.body.initializer)}
         for key, definition in self.definitions.items():
             if definition.parts and (key in needed or key not in self.lingering):
                 needed.update(definition.parts)
@@ -89,31 +89,31 @@ class FunctionStore:
 
     def knows_functions_of(self, assignment: m.Assignment) -> bool:
         """Whether the function and the initializer of a task are here."""
-        return assignment.function in self.definitions and (
-            assignment.initializer is None or assignment.initializer in self.definitions
+        return assignment.body.function in self.definitions and (
+            assignment.body.initializer is None or assignment.body.initializer in self.definitions
         )
 
     def missing_for(self, assignment: m.Assignment) -> list[str]:
         """Modules that the call needs, does not bring along, and that cannot be imported now."""
-        suspects = list(self.missing_modules.get(assignment.function, ()))
-        if assignment.initializer is not None:
-            suspects += self.missing_modules.get(assignment.initializer, ())
-            ships = self.definitions[assignment.initializer].ships
+        suspects = list(self.missing_modules.get(assignment.body.function, ()))
+        if assignment.body.initializer is not None:
+            suspects += self.missing_modules.get(assignment.body.initializer, ())
+            ships = self.definitions[assignment.body.initializer].ships
             suspects = [name for name in suspects if name not in ships]
         return self._missing(suspects) if suspects else []
 
     def owner_of(self, assignment: m.Assignment, key: str) -> Owner:
         """Calls with modules of their own are kept apart from others as those of different owners are."""
-        if assignment.initializer is None:
+        if assignment.body.initializer is None:
             return Owner(key)
-        initializer = self.definitions[assignment.initializer]
+        initializer = self.definitions[assignment.body.initializer]
         if initializer.ships or initializer.epoch:
             return Owner(key, initializer.key, initializer.epoch)
         return Owner(key)
 
     def name_of(self, task: WorkerTask) -> str:
         """The name that users see."""
-        return task.assignment.options.name or self.definitions[task.assignment.function].name
+        return task.assignment.body.options.name or self.definitions[task.assignment.body.function].name
 
     def run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
         """Give a slot these tasks, with the functions that it lacks and those that it may drop."""
@@ -128,13 +128,13 @@ class FunctionStore:
 
     def took(self, task: WorkerTask, duration: float) -> None:
         """The task has ended after so many seconds."""
-        key = task.assignment.function
+        key = task.assignment.body.function
         each = duration / task.elements
         self.estimates[key] = updated_estimate(self.estimates.get(key, UNKNOWN), each)
 
     def estimate(self, task: WorkerTask) -> float:
         """Seconds that a task is expected to take, or UNKNOWN."""
-        each = self.estimates.get(task.assignment.function, UNKNOWN)
+        each = self.estimates.get(task.assignment.body.function, UNKNOWN)
         return each if each == UNKNOWN else each * task.elements
 
     def check_invariants(self) -> None:

@@ -84,7 +84,7 @@ class Leaving:
             pairs = [
                 (task.id, task.assignment.attempt)
                 for task in tasks.values()
-                if not task.assignment.options.at_most_once
+                if not task.assignment.body.options.at_most_once
             ]
             self._effects.append(self._session.send(m.TasksReturned(pairs, begun=True), now))
         if self._session.open:

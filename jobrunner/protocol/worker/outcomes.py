@@ -9,6 +9,7 @@ from typing import Any
 
 from jobrunner.protocol.effects import FINAL_ERROR, IN_INITIALIZER, INITIALIZER_FAILED, SlotExited
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.wire.payloads import Payload, payload_size
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slots import WorkerTask
@@ -84,7 +85,7 @@ def stopped(
     assert task.stop_reason is not None
     detail = location(settings)
     if task.stop_reason == m.TIMED_OUT:
-        limit = task.assignment.options.timeout
+        limit = task.assignment.body.options.timeout
         detail["timeout"] = limit
         detail["error"] = f"it ran longer than its timeout of {limit:g} s"
         if exited is not None:
@@ -97,7 +98,7 @@ def stopped(
 def crashed(task: WorkerTask, duration: float, exited: SlotExited, settings: WorkerSettings) -> m.Outcome:
     """The slot's process died while it ran the task."""
     detail = _death(exited, settings)
-    if exited.element >= 0 and isinstance(task.assignment.span, tuple):
+    if exited.element >= 0 and isinstance(task.assignment.body.kind, Chunk):
         detail["element"] = exited.element
     elif exited.element == IN_INITIALIZER:
         detail["setup"] = True

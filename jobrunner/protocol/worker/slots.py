@@ -33,7 +33,8 @@ from jobrunner.protocol.tuning import (
     UNKNOWN,
 )
 from jobrunner.protocol.wire.ids import SlotId, TaskId
-from jobrunner.protocol.wire.messages import Assignment, FunctionDef, FunctionKey, Wait, calls_in
+from jobrunner.protocol.wire.kinds import Bundle, Chunk
+from jobrunner.protocol.wire.messages import Assignment, FunctionDef, FunctionKey, Wait
 from jobrunner.protocol.wire.payloads import Payload
 
 STARTING = "starting"
@@ -110,27 +111,26 @@ class WorkerTask:
 
     @property
     def elements(self) -> int:
-        span = self.assignment.span
-        return 1 if span is None else calls_in(span)
+        return self.assignment.body.kind.calls
 
     @property
     def bundled(self) -> bool:
         """Whether its slot can split it."""
-        return isinstance(self.assignment.span, int)
+        return isinstance(self.assignment.body.kind, Bundle)
 
     @property
     def is_chunk(self) -> bool:
         """Whether its slot can give back what it has not begun of it."""
-        return isinstance(self.assignment.span, tuple)
+        return isinstance(self.assignment.body.kind, Chunk)
 
     @property
     def may_be_divided(self) -> bool:
         """Whether a part of it can be a task of its own, see `division`."""
-        return self.is_chunk and not (self.assignment.values or self.assignment.options.detach)
+        return self.is_chunk and not (self.assignment.values or self.assignment.body.options.detach)
 
     @property
     def payload(self) -> Payload:
-        return self.assignment.payload
+        return self.assignment.body.payload
 
 
 class Slot:
@@ -320,7 +320,7 @@ class Slot:
         if alone or estimate == UNKNOWN or self.recalled or len(self.queue) >= SLOT_LIMIT:
             return False
         first = self.running()
-        if first is not None and first.assignment.options.timeout is not None:
+        if first is not None and first.assignment.body.options.timeout is not None:
             return False
         if self.seconds + max(estimate, MIN_ESTIMATE) <= SLOT_SECONDS:
             return True

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.effects import DivideChunk, Effect, SlotDivided, SlotSplit
 from jobrunner.protocol.session import Session
-from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId, TaskId, call_id
+from jobrunner.protocol.wire.kinds import SINGLE_CALL
 from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.announcements import Announcements
 from jobrunner.protocol.worker.local_tasks import LocalTasks
@@ -65,7 +65,8 @@ class Splitting:
         self._local_tasks.end(
             task, excess or outcomes.split(task, event.running, event.payload, self._settings)
         )
-        self._local_tasks.go_on(task, bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0))
+        running = bundle.body._replace(payload=b"", kind=SINGLE_CALL)
+        self._local_tasks.go_on(task, bundle._replace(id=call, attempt=1, body=running, unbegun=0))
         self._announcements.repeat(task)
         if excess is not None:  # its client then begins anew with each of the calls
             self._stopping.stop(task, now)
@@ -97,7 +98,8 @@ class Splitting:
         self._local_tasks.end(task, outcomes.divided(task, event.stop, self._settings))
         part = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
         self._local_tasks.go_on(task, part)
-        slot.give_back_calls(m.calls_in(chunk.span) - m.calls_in(part.span))
+        slot.give_back_calls(chunk.body.kind.calls - part.body.kind.calls)
         self._announcements.repeat(task)
-        if stop_at is not None and chunk.options.timeout is not None and part.options.timeout is not None:
-            self._stops.limit(task, stop_at - (chunk.options.timeout - part.options.timeout))
+        whole, left = chunk.body.options.timeout, part.body.options.timeout
+        if stop_at is not None and whole is not None and left is not None:
+            self._stops.limit(task, stop_at - (whole - left))

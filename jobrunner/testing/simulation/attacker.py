@@ -59,7 +59,7 @@ HARMLESS: tuple[Word, ...] = (
 """What a client may say, whatever comes of it."""
 
 OFFENCES: tuple[Word, ...] = (
-    lambda ids: m.Submit([m.TaskSpec(ids[0], b"function", b"", None, m.DEFAULT_OPTIONS)], []),
+    lambda ids: m.Submit([m.TaskSpec(ids[0], m.CallBody(b"function", b""))], []),
     lambda ids: m.Outcomes(forged(ids)),
     lambda ids: m.Goodbye(),
 )

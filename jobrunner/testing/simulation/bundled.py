@@ -7,6 +7,7 @@ from collections import deque
 from jobrunner.protocol.bundles import Results, pack_results, unpack_calls
 from jobrunner.protocol.effects import SlotTask
 from jobrunner.protocol.wire.ids import call_id
+from jobrunner.protocol.wire.kinds import SINGLE_CALL
 
 
 class BundleRun:
@@ -28,7 +29,7 @@ class BundleRun:
         """The next call, as if it were a task of its own."""
         self.index += 1
         return self.task._replace(
-            id=call_id(self.task.id, self.index), payload=self._left.popleft(), span=None
+            id=call_id(self.task.id, self.index), payload=self._left.popleft(), kind=SINGLE_CALL
         )
 
     def add(self, payload: bytes, duration: float, failed: bool) -> None:

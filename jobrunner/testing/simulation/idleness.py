@@ -14,6 +14,7 @@ from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.task import ASSIGNED, QUEUED, TaskRecord
 from jobrunner.protocol.tuning import ANSWER_WITHIN
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.wire.messages import TaskSpec
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.simulated_slots import SlotProcess
@@ -73,12 +74,12 @@ class IdleWatch(Watch):
 
     def _could_be_divided(self, slot: SlotProcess) -> bool:
         task, execution = slot.task, slot.execution
-        if task is None or execution is None or not isinstance(task.span, tuple) or slot.dying:
+        if task is None or execution is None or not isinstance(task.kind, Chunk) or slot.dying:
             return False
         expected = self._world.truth.expected.get(execution.task)
         if expected is None or expected.cancelled_at is not None or is_strange(expected.spec):
             return False
-        return slot.element() + 1 < task.span[1]
+        return slot.element() + 1 < task.kind.stop
 
 
 MAX_WAIT = 0.5
@@ -160,7 +161,7 @@ def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -
     """Whether a worker has what a call needs and need not keep it for others, or keeps it for this call already."""
     if record.state == ASSIGNED and record.worker is worker:
         return True
-    rank = (-record.options.priority, -record.depth)
+    rank = (-record.body.options.priority, -record.body.depth)
     return worker.fits(record.requirements) and scheduler.dispatcher.reservations.permit(
         worker, rank, record.requirements
     )
@@ -175,4 +176,4 @@ def known_since(
 
 def is_strange(spec: TaskSpec) -> bool:
     """Whether it is a chunk as `map` makes none."""
-    return bool(spec.depends_on) or spec.options.detach
+    return bool(spec.depends_on) or spec.body.options.detach

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobrunner.protocol.bundles import (
     Results,
+    call_of,
     outcome_of_call,
     place_of_call,
     unpack_calls,
@@ -16,6 +17,7 @@ from jobrunner.protocol.chunks import chunk_of, kept
 from jobrunner.protocol.effects import ChunkDivided, SlotTask, Tick
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, client_of
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk, Kind, SingleCall
 from jobrunner.protocol.wire.payloads import Payload, payload_size
 from jobrunner.protocol.worker.function_store import LARGE_DEFINITION
 from jobrunner.testing.simulation.simulated_calls import (
@@ -48,7 +50,7 @@ class Violation(AssertionError):
 class Execution:
     """One run of a task in a slot."""
 
-    __slots__ = ("attempt", "bundled", "element", "ending", "slot", "span", "task", "worker")
+    __slots__ = ("attempt", "bundled", "element", "ending", "kind", "slot", "task", "worker")
 
     def __init__(
         self,
@@ -56,14 +58,14 @@ class Execution:
         attempt: int,
         worker: str,
         bundled: bool = False,
-        span: m.Span = None,
+        kind: Kind = SINGLE_CALL,
         slot: SlotProcess | None = None,
     ) -> None:
         self.task = task
         """Of a chunk that was divided, the part that goes on."""
         self.attempt = attempt
         self.worker = worker
-        self.span = span
+        self.kind = kind
         self.slot = slot
         """Of a chunk, where it runs."""
         self.bundled = bundled
@@ -74,9 +76,9 @@ class Execution:
 
     def began(self) -> range:
         """The elements of a chunk that have begun."""
-        if not isinstance(self.span, tuple) or self.slot is None:
+        if not isinstance(self.kind, Chunk) or self.slot is None:
             return range(0)
-        start, stop = self.span
+        start, stop = self.kind
         if self.ending == RETURN:
             return range(start, stop)
         return range(start, (self.element if self.ending else self.slot.element()) + 1)
@@ -89,7 +91,7 @@ class Expected:
 
     def __init__(self, spec: m.TaskSpec) -> None:
         self.spec = spec
-        self.call: Call = read_call(spec.payload)
+        self.call: Call = read_call(spec.body.payload)
         self.outcome: m.Outcome | None = None
         self.cancelled_at: float | None = None
         """When the client asked to cancel it."""
@@ -166,18 +168,22 @@ class Truth:
         if self.world.nothing_goes_wrong and not bundled:
             before = [execution for execution in self.executions.get(task.id, ()) if not execution.bundled]
             self.check(task.attempt == 1 + len(before), f"{where}, and {len(before)} have begun before")
-        once = expected is not None and expected.spec.options.at_most_once
+        once = expected is not None and expected.spec.body.options.at_most_once
         if once and self.world.progress_is_safe:
             self.check(not self.executions.get(task.id), f"{where}, though it ran before")
             self._none_began(task, where)
-        execution = Execution(task.id, task.attempt, node.name, bundled, task.span, slot)
+        execution = Execution(task.id, task.attempt, node.name, bundled, task.kind, slot)
         self.executions.setdefault(task.id, []).append(execution)
         return execution
 
     def check_functions(self, slot: SlotProcess, task: SlotTask) -> None:
         """A slot that begins a task has its function and its initializer, and of both the parts that they came with."""
         expected = self.expected.get(task.id)
-        there = (None, None) if expected is None else (expected.spec.function, expected.spec.initializer)
+        there = (
+            (None, None)
+            if expected is None
+            else (expected.spec.body.function, expected.spec.body.initializer)
+        )
         for here, name in zip((task.function, task.initializer), there, strict=True):
             if here is None:
                 continue
@@ -196,20 +202,26 @@ class Truth:
         """Its modules are there, and nobody else's, nor those of another epoch."""
         lacking = self.needed(spec) & set(node.missing_modules)
         self.check(not lacking, f"{where}, which lacks {lacking}")
-        epoch = self.definitions[spec.initializer].epoch if spec.initializer in self.definitions else 0
-        slot.serves.add(spec.initializer if self._brings(spec) or epoch else None)
+        epoch = (
+            self.definitions[spec.body.initializer].epoch if spec.body.initializer in self.definitions else 0
+        )
+        slot.serves.add(spec.body.initializer if self._brings(spec) or epoch else None)
         self.check(len(slot.serves) == 1, f"{where}, which has served {slot.serves}")
 
     def needed(self, spec: m.TaskSpec) -> set[str]:
         """The modules that its worker must have."""
         functions = [
-            self.definitions[key] for key in (spec.function, spec.initializer) if key in self.definitions
+            self.definitions[key]
+            for key in (spec.body.function, spec.body.initializer)
+            if key in self.definitions
         ]
         return {name for f in functions for name in f.modules} - self._brings(spec)
 
     def _brings(self, spec: m.TaskSpec) -> set[str]:
         return (
-            set(self.definitions[spec.initializer].ships) if spec.initializer in self.definitions else set()
+            set(self.definitions[spec.body.initializer].ships)
+            if spec.body.initializer in self.definitions
+            else set()
         )
 
     def _has_what_it_needs(self, expected: Expected | None, task: SlotTask, where: str) -> None:
@@ -220,7 +232,7 @@ class Truth:
         )
         for dependency, value in zip(depends_on, task.values, strict=True):
             other = self.expected[dependency]
-            right = result_of(dependency, other.spec.span, other.call)
+            right = result_of(dependency, other.spec.body.kind, other.call)
             self.check(flat(value) == flat(right), f"{where} with the wrong result of {dependency}")
             endings = [execution.ending for execution in self.executions.get(dependency, ())]
             self.check(RETURN in endings, f"{where} before {dependency} has returned")
@@ -250,7 +262,7 @@ class Truth:
 
     def divided(self, execution: Execution, part: SlotTask) -> None:
         """A slot has given back the elements that it has not begun, and goes on with the others."""
-        execution.task, execution.span = part.id, part.span
+        execution.task, execution.kind = part.id, part.kind
         self.executions.setdefault(part.id, []).append(execution)
         self.world.note(execution.worker, "divides", part)
 
@@ -258,19 +270,20 @@ class Truth:
         """A client's program hears of it; the chunks that it is to submit for what was given back."""
         whole = self.expected.pop(effect.id)
         self.check(whole.outcome is None, f"{effect.id} was divided after its end")
-        start, stop = whole.spec.span if isinstance(whole.spec.span, tuple) else (0, 0)
+        start, stop = whole.spec.body.kind if isinstance(whole.spec.body.kind, Chunk) else (0, 0)
         self.check(start < effect.stop < stop, f"{effect.id} was divided at {effect.stop}")
         part = self.expected[effect.part] = Expected(kept(whole.spec, effect.stop))
         part.cancelled_at, part.stop_running = whole.cancelled_at, whole.stop_running
         self.pieces[effect.id] = [effect.part]
         rest = []
-        options = whole.spec.options
+        options = whole.spec.body.options
         while effect.stop < stop and whole.cancelled_at is None:
             size = self.world.rng.randint(1, stop - effect.stop)
             timeout = None if options.timeout is None else options.timeout * size / (stop - start)
-            spec = whole.spec._replace(
-                id=new_id(), span=(stop - size, stop), options=options._replace(timeout=timeout)
+            body = whole.spec.body._replace(
+                kind=Chunk(stop - size, stop), options=options._replace(timeout=timeout)
             )
+            spec = whole.spec._replace(id=new_id(), body=body)
             rest.append(spec)
             self.pieces[effect.id].append(spec.id)
             self.chunks.add(spec.id)
@@ -289,29 +302,29 @@ class Truth:
         root = task.id
         while root in self._whole:
             root = self._whole[root]
-        if root == task.id or not isinstance(task.span, tuple):
+        if root == task.id or not isinstance(task.kind, Chunk):
             return
         family = [root]
         for name in family:
             family += self.pieces.get(name, ())
         for name in family:
             for execution in self.executions.get(name, ()):
-                both = set(execution.began()) & set(range(*task.span))
+                both = set(execution.began()) & set(range(*task.kind))
                 self.check(not both, f"{where}, whose elements {both} began as {execution.task}")
 
     # --- from the clients ---
 
     def submitted(self, spec: m.TaskSpec) -> None:
-        if not isinstance(spec.span, int):
+        if not isinstance(spec.body.kind, Bundle):
             self.expected[spec.id] = Expected(spec)
             return
         self.bundles[spec.id] = spec
-        for index, payload in enumerate(unpack_calls(spec.payload)):
-            call = spec._replace(id=call_id(spec.id, index), payload=payload, span=None)
+        for index, payload in enumerate(unpack_calls(spec.body.payload)):
+            call = call_of(spec, index, payload)
             self.expected[call.id] = Expected(call)
 
     def calls_of(self, bundle: TaskId) -> list[TaskId]:
-        return [call_id(bundle, index) for index in range(m.calls_in(self.bundles[bundle].span))]
+        return [call_id(bundle, index) for index in range(self.bundles[bundle].body.kind.calls)]
 
     def cancel_asked(self, task: TaskId, running: bool) -> None:
         expected = self.expected[task]
@@ -347,7 +360,7 @@ class Truth:
     def _all_resolved(self, outcome: m.Outcome) -> None:
         told = f"bundle {outcome.id} {m.STATUS_NAMES[outcome.status]}"
         if outcome.status == m.OK:
-            self.split(outcome.id, outcome.payload, m.calls_in(self.bundles[outcome.id].span))
+            self.split(outcome.id, outcome.payload, self.bundles[outcome.id].body.kind.calls)
             return
         self.check(outcome.status in (m.CANCELLED, m.REFUSED), f"{told}, which says nothing of its calls")
         for call in self.calls_of(outcome.id):
@@ -380,14 +393,14 @@ class Truth:
         what = f"{spec.id} {m.STATUS_NAMES[status]}"
         if status == m.OK:
             self.check(RETURN in endings, f"{what}, but no slot returned anything")
-            right = result_of(spec.id, spec.span, call)
+            right = result_of(spec.id, spec.body.kind, call)
             self.check(flat(outcome.payload) == flat(right), f"{what} with the result of something else")
         elif status == m.ERROR:
             self.check(RAISE in endings, f"{what}, but no slot raised anything")
             self.check(outcome.payload == error_of(spec.id), f"{what} with the error of something else")
             self._retried(expected, endings, what)
         elif status == m.TIMED_OUT:
-            self.check(spec.options.timeout is not None, f"{what}, but has no timeout")
+            self.check(spec.body.options.timeout is not None, f"{what}, but has no timeout")
             self.check(bool(endings), f"{what}, but never ran")
         elif status == m.CANCELLED:
             gone = client_of(spec.id) in self.abandoned
@@ -402,7 +415,7 @@ class Truth:
                 missing <= self.needed(spec) & lacked, f"{what} for want of {missing}, which are there"
             )
         elif status == m.REFUSED and "deadlock" in (outcome.detail or {}):
-            self.check(bool(spec.options.resources and self.nests), f"{what}, and nobody waits for it")
+            self.check(bool(spec.body.options.resources and self.nests), f"{what}, and nobody waits for it")
             self.check(not endings, f"{what} after it has begun")
         elif status == m.REFUSED and "no_slot" in (outcome.detail or {}):
             self.check(
@@ -418,7 +431,7 @@ class Truth:
 
     def _retried(self, expected: Expected, endings: list[str], what: str) -> None:
         if expected.cancelled_at is None:
-            allowed = expected.spec.options.retries + 1
+            allowed = expected.spec.body.options.retries + 1
             self.check(endings.count(RAISE) >= allowed, f"{what} after {len(endings)} of {allowed} attempts")
 
     def _dependency_failed(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
@@ -455,13 +468,13 @@ class Truth:
         crashes = [e for e in executions if e.ending == CRASH and not e.bundled]
         limit = world.scenario.crash_limit
         detail = outcome.detail or {}
-        if spec.options.at_most_once:
+        if spec.body.options.at_most_once:
             return  # the first crash is the last; so is whatever makes one doubt whether it ran
-        chunk = m.calls_in(spec.span) > 1
+        chunk = spec.body.kind.calls > 1
         if outcome.status == m.CRASHED and chunk and "most_calls" in detail:
             most = world.scenario.max_tasks_per_slot
             self.check(
-                most is not None and m.calls_in(spec.span) > most, f"{what}, yet a slot makes {most} calls"
+                most is not None and spec.body.kind.calls > most, f"{what}, yet a slot makes {most} calls"
             )
             return
         if outcome.status == m.CRASHED and chunk:
@@ -470,7 +483,7 @@ class Truth:
                 detail.get("element") in elements, f"{what} in {detail.get('element')}, not {elements}"
             )
             return
-        plain = spec.span is None
+        plain = isinstance(spec.body.kind, SingleCall)
         self.check(not (plain and "element" in detail), f"{what}, which has no elements: {detail}")
         self.check(detail.get("limit") == limit, f"{what}, not because of the crash limit: {detail}")
         self.check(len(detail["attempts"]) >= limit, f"{what} without its history: {detail}")

@@ -10,6 +10,7 @@ from jobrunner.protocol.coordinator.deadlocks import LOOK_EVERY, PATIENCE
 from jobrunner.protocol.effects import ResolveTasks, SlotAwaits, SlotTask
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk, Kind
 from jobrunner.testing.simulation.nodes import WORKERS, ClientNode
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.simulated_calls import RETURN, Call, read_call
@@ -36,7 +37,7 @@ class Child(NamedTuple):
     """A call that a call makes."""
 
     call: Call
-    span: tuple[int, int] | None
+    kind: Kind
     resources: tuple[tuple[str, float], ...]
     depends_on_previous: bool
     """It needs the result of the one before it, if there is one."""
@@ -68,8 +69,8 @@ def draw_nest(rng: random.Random, scenario: Scenario, resources: Iterable[str], 
         nest = draw_nest(rng, scenario, sorted(held), depth + 1) if deeper else None
         elements = rng.randint(1, 4) if chunks else 1
         seconds = tuple(float(10 ** rng.uniform(-3, -0.3)) for _ in range(elements))
-        span = (0, elements) if chunks else None
-        children.append(Child(Call(seconds), span, amounts, not chunks and rng.random() < 0.2, nest))
+        kind = Chunk(0, elements) if chunks else SINGLE_CALL
+        children.append(Child(Call(seconds), kind, amounts, not chunks and rng.random() < 0.2, nest))
     waits = rng.random() < 0.9
     limit = rng.choice((0.1, 2.0, 8.0)) if rng.random() < 0.15 else None
     return Nest(tuple(children), waits, limit, chunks or rng.random() < 0.7)
@@ -78,17 +79,17 @@ def draw_nest(rng: random.Random, scenario: Scenario, resources: Iterable[str], 
 def with_nest(world: World, spec: m.TaskSpec) -> m.TaskSpec:
     """Have some calls of a program make calls of their own; most of these hold something meanwhile."""
     rng, scenario = world.rng_of_nests, world.scenario
-    call = read_call(spec.payload)
+    call = read_call(spec.body.payload)
     plain = call.ending == RETURN and sum(call.seconds) < 100.0 and not call.blocks
-    if not scenario.nests or not plain or isinstance(spec.span, int) or rng.random() > SHARE:
+    if not scenario.nests or not plain or isinstance(spec.body.kind, Bundle) or rng.random() > SHARE:
         return spec
-    options = spec.options
+    options = spec.body.options
     if scenario.resources and not options.resources and rng.random() < 0.8:
         name = rng.choice(list(scenario.resources))
         amount = min(scenario.resources[name], rng.choice((1.0, 1.0, 0.5)))
         options = options._replace(resources=((name, amount),))
     world.truth.nests[spec.id] = draw_nest(rng, scenario, [name for name, _ in options.resources])
-    return spec._replace(options=options)
+    return spec._replace(body=spec.body._replace(options=options))
 
 
 class NestedClient(ClientNode):
@@ -121,12 +122,11 @@ class NestedClient(ClientNode):
         for child in children:
             depends_on = (specs[-1].id,) if child.depends_on_previous and specs else ()
             options = m.TaskOptions(resources=child.resources) if child.resources else m.DEFAULT_OPTIONS
-            spec = m.TaskSpec(
-                self.new_id(), CHILD.key, child.call.payload(), child.span, options, None, depth, depends_on
-            )
+            body = m.CallBody(CHILD.key, child.call.payload(), child.kind, options, None, depth)
+            spec = m.TaskSpec(self.new_id(), body, depends_on)
             if child.nest is not None:
                 self.world.truth.nests[spec.id] = child.nest
-            if child.span is not None:
+            if isinstance(child.kind, Chunk):
                 self.world.truth.chunks.add(spec.id)
             specs.append(spec)
         self.submit(specs, [CHILD])
@@ -214,7 +214,7 @@ class Oracle:
 
     def _resources(self, task: TaskId) -> tuple[tuple[str, float], ...]:
         expected = self._world.truth.expected.get(task)
-        return () if expected is None else expected.spec.options.resources
+        return () if expected is None else expected.spec.body.options.resources
 
     def _held(self, node: WorkerNode, name: str) -> float:
         holders = [wait.task for wait in self.stuck if wait.process.node is node]

@@ -551,7 +551,9 @@ class ClientNode(PeerNode[ClientCore]):
         parts = truth.parted(effect, self.new_id)
         for spec in parts:
             truth.submitted(spec)
-        keys = {key for spec in parts for key in (spec.function, spec.initializer) if key is not None}
+        keys = {
+            key for spec in parts for key in (spec.body.function, spec.body.initializer) if key is not None
+        }
         functions = [truth.definitions[key] for key in sorted(keys)]
         needed = {key: truth.definitions[key] for definition in functions for key in definition.parts}
         if parts:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgpack
 
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.wire.messages import Span
+from jobrunner.protocol.wire.kinds import Kind
 from jobrunner.protocol.wire.payloads import Payload, buffers_of
 
 RETURN = "return"
@@ -52,9 +52,9 @@ def read_call(payload: Payload) -> Call:
     return Call(*msgpack.unpackb(head, use_list=False))
 
 
-def result_of(task: TaskId, span: Span, call: Call) -> Payload:
+def result_of(task: TaskId, kind: Kind, call: Call) -> Payload:
     """What the task returns; nothing else does."""
-    head: bytes = msgpack.packb(("result of", task, span, call.seconds[:1]))
+    head: bytes = msgpack.packb(("result of", task, kind, call.seconds[:1]))
     return (head, bytes(BIG)) if call.big else head
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jobrunner.protocol.bundles import pack_calls, place_of_call
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId, call_id, client_of
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk
 from jobrunner.protocol.worker.function_store import LARGE_DEFINITION
 from jobrunner.testing.simulation.laws import names_of
 from jobrunner.testing.simulation.nested import with_nest
@@ -95,11 +96,11 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
         else:
             spec = with_nest(world, draw_task(world, client, kind, task, functions, names))
             names.append(task)
-            if read_call(spec.payload).seconds[0] == ENDLESS:
+            if read_call(spec.body.payload).seconds[0] == ENDLESS:
                 endless.append(task)
         if epoch is not None:
             functions[epoch.key] = epoch
-            spec = spec._replace(initializer=epoch.key)
+            spec = spec._replace(body=spec.body._replace(initializer=epoch.key))
         specs.append(spec)
     client.submit(specs, list(functions.values()))
     if world.scenario.dependencies and rng.random() < 0.3:
@@ -132,13 +133,15 @@ def draw_task(
     names: list[TaskId],
 ) -> m.TaskSpec:
     """A plain call or a chunk; `names` are those of its burst that it may need."""
-    call, span = draw_call(world, kind)
-    if span is not None:
+    call, range_ = draw_call(world, kind)
+    if range_ is not None:
         world.truth.chunks.add(task)
     key, initializer = draw_functions(world, functions)
     options = draw_options(world, call)
     depends_on = draw_dependencies(world, client, names) if world.scenario.dependencies else ()
-    return m.TaskSpec(task, key, call.payload(), span, options, initializer, 0, depends_on)
+    task_kind = SINGLE_CALL if range_ is None else Chunk(*range_)
+    body = m.CallBody(key, call.payload(), task_kind, options, initializer)
+    return m.TaskSpec(task, body, depends_on)
 
 
 def draw_functions(
@@ -176,7 +179,7 @@ def draw_bundle(
     key, initializer = draw_functions(world, functions)
     options = m.TaskOptions(priority=rng.choice((0, 0, 0, 1)))
     payload = pack_calls([flat(call.payload()) for call in calls])
-    return m.TaskSpec(task, key, payload, len(calls), options, initializer)
+    return m.TaskSpec(task, m.CallBody(key, payload, Bundle(len(calls)), options, initializer))
 
 
 def draw_bundled_call(world: World) -> Call:

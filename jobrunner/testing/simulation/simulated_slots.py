@@ -41,6 +41,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.wire.kinds import Bundle, Chunk
 from jobrunner.protocol.wire.messages import FunctionKey
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.testing.simulation.bundled import BundleRun
@@ -175,8 +176,8 @@ class SlotProcess:
         """Seconds until the call that runs releases the process; None: it does not keep it."""
         if self.task is None or not self.call.holds:
             return None
-        start = self.task.span[0] if isinstance(self.task.span, tuple) else 0
-        last = self.element() if isinstance(self.task.span, tuple) else 0
+        start = self.task.kind.start if isinstance(self.task.kind, Chunk) else 0
+        last = self.element() if isinstance(self.task.kind, Chunk) else 0
         return self._began + sum(self.call.seconds[start : last + 1]) - self.world.now
 
     def start_up(self) -> None:
@@ -222,19 +223,19 @@ class SlotProcess:
     def divide(self, number: int) -> None:
         """Keep what has begun of a chunk, and give back the rest."""
         task = self.task
-        if task is None or task.number != number or self.dying or not isinstance(task.span, tuple):
+        if task is None or task.number != number or self.dying or not isinstance(task.kind, Chunk):
             self.tell(SlotDivided(self.id, number, 0))
             return
         if task.id in self.world.truth.nests:
             return  # of such a chunk the elements are one
-        start, end = task.span
+        start, end = task.kind
         stop = self.element() + 1
         if stop >= end or self.execution is None:
             self.tell(SlotDivided(self.id, number, 0))
             return
         self._flush()
         self.tell(SlotDivided(self.id, number, stop))
-        self.task = part = task._replace(id=part_id(task.id, stop), span=(start, stop))
+        self.task = part = task._replace(id=part_id(task.id, stop), kind=Chunk(start, stop))
         self.world.truth.divided(self.execution, part)
         self.calls -= end - stop
         self.turn += 1
@@ -289,7 +290,7 @@ class SlotProcess:
     def outcome(self, task: SlotTask, ending: str) -> tuple[int, Payload]:
         """Status and payload of the task that ends now."""
         if ending == RETURN:
-            return m.OK, result_of(task.id, task.span, self.call)
+            return m.OK, result_of(task.id, task.kind, self.call)
         return m.ERROR, error_of(task.id)
 
     # --- running ---
@@ -304,7 +305,7 @@ class SlotProcess:
             return
         task = self._queue.popleft()
         self._begun = task.number
-        if isinstance(task.span, int):
+        if isinstance(task.kind, Bundle):
             self.bundle = BundleRun(task, self.world.now)
             task = self.bundle.next()
         self._begin(task)
@@ -318,7 +319,7 @@ class SlotProcess:
         truth.check_functions(self, task)
         self._bad = truth.runs_of(task.id) < call.bad_runs
         self.execution = truth.started(self.node, self, task)
-        self.calls += m.calls_in(task.span)
+        self.calls += task.kind.calls
         most = self.world.scenario.max_tasks_per_slot
         truth.check(
             most is None or self.calls <= most, f"{task.id}: call {self.calls} of a slot that may make {most}"
@@ -336,7 +337,7 @@ class SlotProcess:
     def _plan_end(self, task: SlotTask) -> tuple[float, str]:
         """When what runs since `_began` ends, and how."""
         call = self.call
-        start, stop = task.span if isinstance(task.span, tuple) else (0, 1)
+        start, stop = task.kind if isinstance(task.kind, Chunk) else (0, 1)
         seconds = call.seconds[start:stop]
         ending = call.ending if self._bad and start <= call.guilty < stop else RETURN
         lasts = sum(seconds)
@@ -447,9 +448,9 @@ class SlotProcess:
             return -1
         if self.bundle is not None:
             return self.bundle.index
-        if not isinstance(self.task.span, tuple):
+        if not isinstance(self.task.kind, Chunk):
             return -1
-        start, stop = self.task.span
+        start, stop = self.task.kind
         left = self.world.now - self._began
         for element in range(start, stop):
             left -= self.call.seconds[element]

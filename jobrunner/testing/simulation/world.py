@@ -153,7 +153,8 @@ class World:
         """Until every task has its outcome, and every question its answer."""
         truth = self.truth
         work = sum(
-            min(sum(e.call.seconds), 100.0) * (e.spec.options.retries + 2) for e in truth.expected.values()
+            min(sum(e.call.seconds), 100.0) * (e.spec.body.options.retries + 2)
+            for e in truth.expected.values()
         )
         self.run_until(self._work_is_done, SETTLE_SECONDS + work, self._describe_unfinished)
 

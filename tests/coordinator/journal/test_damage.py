@@ -40,7 +40,7 @@ def memory():
 def entries():
     """Enough for several pages, with each kind of entry."""
     for number in range(60):
-        spec = m.TaskSpec(TaskId(f"c-{number}"), FUNCTION.key, b"%d" % number)
+        spec = m.TaskSpec(TaskId(f"c-{number}"), m.CallBody(FUNCTION.key, b"%d" % number))
         yield JournalEntry([FUNCTION], [spec], owners={"c": "a key"})
         if number % 5 == 1:
             yield JournalEntry(progress=[(spec.id, Progress(number, 1, 0, ("attempt 1: died",)))])
@@ -49,7 +49,7 @@ def entries():
         if number % 5 == 3:
             outcome = m.Outcome(spec.id, 1, m.OK, b"result" * number)
             yield JournalEntry(outcomes={spec.id: KeptOutcome("function", outcome)})
-    large = m.TaskSpec(TaskId("c-large"), FUNCTION.key, bytes(LARGE))
+    large = m.TaskSpec(TaskId("c-large"), m.CallBody(FUNCTION.key, bytes(LARGE)))
     yield JournalEntry([FUNCTION], [large])
 
 
@@ -109,7 +109,7 @@ def verdict(path, expected, closed):
     except ConfigError:
         return "refused"
     found, recovery = contents(journal), journal.recovery
-    journal.write(JournalEntry([FUNCTION], [m.TaskSpec(TaskId("c-later"), FUNCTION.key, b"")]))
+    journal.write(JournalEntry([FUNCTION], [m.TaskSpec(TaskId("c-later"), m.CallBody(FUNCTION.key, b""))]))
     journal.close()
     again = Journal(path)  # whatever was damaged does no more harm
     assert TaskId("c-later") in again.state.tasks
@@ -229,7 +229,7 @@ def test_what_an_older_log_has_left_in_the_file_is_no_damage(tmp_path):
     """A log that was moved into the database is written anew from its beginning."""
     journal = written(tmp_path / "open")
     journal._checkpoint("PASSIVE")
-    journal.write(JournalEntry([FUNCTION], [m.TaskSpec(TaskId("c-later"), FUNCTION.key, b"")]))
+    journal.write(JournalEntry([FUNCTION], [m.TaskSpec(TaskId("c-later"), m.CallBody(FUNCTION.key, b""))]))
     shutil.copytree(tmp_path / "open", tmp_path / "files")
     expected = contents(journal)
     journal.close()

@@ -37,7 +37,8 @@ def folder(path):
 
 def accept(name, payload=BIG, **options):
     return JournalEntry(
-        [FUNCTION], [m.TaskSpec(TaskId(name), FUNCTION.key, payload, options=m.TaskOptions(**options))]
+        [FUNCTION],
+        [m.TaskSpec(TaskId(name), m.CallBody(FUNCTION.key, payload, options=m.TaskOptions(**options)))],
     )
 
 
@@ -52,7 +53,7 @@ def drop(name):
 
 def payloads(journal):
     state = journal.restored()
-    found = {task_id: spec.payload for task_id, (spec, _) in state.tasks.items()}
+    found = {task_id: spec.body.payload for task_id, (spec, _) in state.tasks.items()}
     return found | {task_id: kept.outcome.payload for task_id, kept in state.outcomes.items()}
 
 
@@ -237,7 +238,7 @@ def test_a_folder_that_others_may_change_is_refused(path, folder):
 
 def needing(name, *definitions, payload=b"small"):
     """A call of the last of these functions."""
-    task = m.TaskSpec(TaskId(name), definitions[-1].key, payload)
+    task = m.TaskSpec(TaskId(name), m.CallBody(definitions[-1].key, payload))
     return JournalEntry(list(definitions), [task])
 
 

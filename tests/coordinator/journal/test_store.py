@@ -12,18 +12,21 @@ from collections import deque
 from itertools import repeat
 from pathlib import Path
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobrunner.coordinator.journal import rows as journal_entries
 from jobrunner.coordinator.journal.payload_files import LARGE
+from jobrunner.coordinator.journal.rows import dump_entry, load_entry, with_payload
 from jobrunner.coordinator.journal.store import COMPACT_FROM, OWED_TASKS, Journal, examine
 from jobrunner.coordinator.journal.write_ahead_log import torn_bytes
 from jobrunner.errors import ConfigError, JournalError
 from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk
 
 DOUBLE = m.FunctionDef(b"double", "double", b"bytes of double")
 
@@ -33,8 +36,8 @@ def path(tmp_path):
     return tmp_path / "deep" / "coordinator.journal"
 
 
-def spec(number, payload=b"arguments", **options):
-    return m.TaskSpec(TaskId(f"c-{number}"), DOUBLE.key, payload, options=m.TaskOptions(**options))
+def spec(number, payload=b"arguments", function=DOUBLE.key, **options):
+    return m.TaskSpec(TaskId(f"c-{number}"), m.CallBody(function, payload, options=m.TaskOptions(**options)))
 
 
 def accept(*specs):
@@ -64,12 +67,14 @@ def test_what_is_written_is_there_again(path):
     assert not journal.recovery.existed
     full = m.TaskSpec(
         TaskId("c-1"),
-        DOUBLE.key,
-        (b"head", memoryview(b"x" * 100_000)),
-        (2, 5),
-        m.TaskOptions("name", 3, 1, 2.5, (("gpu", 1.0),), detach=True),
-        b"setup",
-        4,
+        m.CallBody(
+            DOUBLE.key,
+            (b"head", memoryview(b"x" * 100_000)),
+            Chunk(2, 5),
+            m.TaskOptions("name", 3, 1, 2.5, (("gpu", 1.0),), detach=True),
+            b"setup",
+            4,
+        ),
         (TaskId("c-0"), TaskId("d-7")),
     )
     initializer = m.FunctionDef(b"setup", "setup", b"bytes of setup")
@@ -80,7 +85,7 @@ def test_what_is_written_is_there_again(path):
     assert again.recovery.existed
     assert again.recovery.clean
     first, second = again.state.tasks.values()
-    assert first == (full._replace(payload=(b"head", b"x" * 100_000)), Progress())
+    assert first == (with_payload(full, (b"head", b"x" * 100_000)), Progress())
     assert second == (spec(2), Progress(2, 1, 1, ("attempt 1: died",), 1))
     assert again.state.functions == {b"double": DOUBLE, b"setup": initializer}
     (kept,) = again.state.outcomes.values()
@@ -134,7 +139,7 @@ def test_the_files_shrink_when_what_was_in_them_has_gone(path):
         lambda: accept(spec("stays", retry_on=bytes(COMPACT_FROM + 1))),
         lambda: JournalEntry(
             [m.FunctionDef(b"f%d" % n, "f", bytes(100_000)) for n in range(60)],
-            [spec(f"stays-{n}")._replace(function=b"f%d" % n) for n in range(60)],
+            [spec(f"stays-{n}", function=b"f%d" % n) for n in range(60)],
         ),
         lambda: JournalEntry(
             [DOUBLE],
@@ -216,7 +221,7 @@ def test_functions_go_with_the_tasks_that_named_them(path):
     journal = Journal(path)
     for number in range(200):
         definition = m.FunctionDef(b"f%d" % number, "f", b"b" * 100_000)
-        task = m.TaskSpec(TaskId(f"c-{number}"), definition.key, b"")
+        task = m.TaskSpec(TaskId(f"c-{number}"), m.CallBody(definition.key, b""))
         journal.write(JournalEntry([definition], [task]))
         journal.write(drop(number))
     assert total_size(path) < 4 * COMPACT_FROM
@@ -261,7 +266,7 @@ def test_it_says_what_its_entries_say(tmp_path_factory, written):
         k: v.outcome for k, v in expected.outcomes.items()
     }
     journal.close()
-    kept = [*(s.payload for s, _ in expected.tasks.values())]
+    kept = [*(s.body.payload for s, _ in expected.tasks.values())]
     kept += [k.outcome.payload for k in expected.outcomes.values()]
     folder = Path(f"{path}.payloads")
     assert len(list(folder.iterdir()) if folder.exists() else []) == sum(len(p) >= LARGE for p in kept)
@@ -632,3 +637,14 @@ def test_a_journal_that_others_may_read_is_refused(tmp_path):
         Journal(path)
     path.chmod(0o600)
     Journal(path).close()
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"), [(None, SINGLE_CALL), (64, Bundle(64)), ((3, 10), Chunk(3, 10))]
+)
+def test_the_kind_of_a_task_as_earlier_versions_wrote_it(written, kind):
+    entry = list(msgpack.unpackb(dump_entry(accept(spec(1)), 0.0), use_list=False))
+    (fields,) = entry[2]
+    entry[2] = [(*fields[:3], written, *fields[4:])]
+    (task,) = load_entry(msgpack.packb(entry), 0.0).accepted
+    assert task == spec(1)._replace(body=spec(1).body._replace(kind=kind))
