@@ -129,6 +129,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "protocol.coordinator.outboxes": ("protocol/test_coordinator_core.py",),
     "protocol.coordinator.outgoing": ("protocol/test_coordinator_core.py",),
     "protocol.coordinator.piece_index": ("protocol/test_abuse.py",),
+    "protocol.coordinator.questions": ("protocol/test_reports.py",),
     "protocol.coordinator.python_versions": ("protocol/test_missing_modules.py",),
     "protocol.coordinator.roster": ("protocol/test_peers.py", "protocol/test_scheduler.py"),
     "protocol.coordinator.sessions": ("protocol/test_coordinator_core.py", "simulation/test_scenarios.py"),

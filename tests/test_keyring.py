@@ -11,7 +11,7 @@ from jobrunner.errors import AuthenticationError, ConfigError
 from jobrunner.keys import credentials, identity, keyring
 from jobrunner.keys.invitation import Invitation, parse_line
 from jobrunner.keys.keyring import open_keyring
-from jobrunner.keys.private_files import write_private
+from jobrunner.keys.private_files import locked, write_private
 from jobrunner.transport.curve import from_text, new_pair, pair_of
 
 
@@ -115,6 +115,33 @@ def test_an_invitation_admits_as_what_it_was_made_for_or_as_less(ring, made_for,
         with pytest.raises(AuthenticationError, match=rf"is for {' or '.join(admits)}, not for '{role}'"):
             ring.admit(invited.public, key, "eve", role)
         assert ring.principal(key) is None
+
+
+def test_the_key_of_an_invitation_or_of_the_coordinator_is_nobodys(ring):
+    """Whoever holds two lines would else make one of them a key for good, with which nobody joins any more."""
+    one, other = (pair_of(ring.invite("client", 60, 5)) for _ in range(2))
+    for key in (other.public, one.public, ring.server.public):
+        with pytest.raises(AuthenticationError, match="of an invitation, or of the coordinator"):
+            ring.admit(one.public, key, "mallory", "client")
+    assert ring.admit(other.public, new_pair().public, "anna", "client").name == "anna"
+    assert [i.uses for i in ring.invitations() if i.key == one.public] == [5]
+
+
+def test_what_comes_to_nothing_takes_no_lock_however_often_it_is_asked(ring, monkeypatch):
+    """The coordinator does nothing else meanwhile, and the holder of a line may ask without end."""
+    taken = []
+    monkeypatch.setattr(keyring, "locked", lambda folder: taken.append(folder) or locked(folder))
+    line, key = pair_of(ring.invite("observer", 60, 5)), new_pair().public
+    taken.clear()
+    for _ in range(3):
+        with pytest.raises(AuthenticationError, match="not for 'client'"):
+            ring.admit(line.public, key, "anna", "client")
+        with pytest.raises(AuthenticationError, match="expired"):
+            ring.admit(key, key, "anna", "client")
+    assert not taken
+    for _ in range(3):
+        assert ring.admit(line.public, key, "anna", "observer").name == "anna"
+    assert len(taken) == 1
 
 
 def test_revoking_a_key_ends_the_invitation_that_it_came_with(ring):

@@ -52,7 +52,7 @@ def test_an_initializer_runs_once_whatever_comes(initializer, noted):
         SlotInitializer(initializer, number=1),
         SlotInitializer(initializer, number=2),
     ):
-        assert load_function(slot_initializer.dump().blob)() is NOTHING
+        assert load_function(slot_initializer.dump().blob)() == NOTHING
     assert noted.read_text() == "run\n"
 
 

@@ -493,6 +493,7 @@ class Slot:
         known = self.initialized[key]
         if isinstance(known, BaseException):
             raise known.with_traceback(None)
+        known.set_streams()
 
     def function(self, key: bytes, initializer: bytes | None) -> Callable[..., Any]:
         """Return a function, after its initializer has run."""
@@ -578,7 +579,10 @@ class Slot:
         self.forked = self.outbox.forked = True
         blocking.install(None)
         blocking.watch_callers(None)
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        if sys.stdout is self.stdout:
+            sys.stdout = sys.__stdout__
+        if sys.stderr is self.stderr:
+            sys.stderr = sys.__stderr__
         self.stdout.sink.forget()
         self.stderr.sink.forget()
         if getsignal(signal.SIGINT) is self.sigint_handler:
@@ -592,7 +596,7 @@ class Slot:
     def leave_fork(self, status: int) -> NoReturn:
         """End a forked process in which the task has returned, too, because it must not continue as a slot."""
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            flush_quietly(stream)
         os._exit(0 if status == OK else 1)
 
     # --- control thread ----------------------------------------------------------------------------------

@@ -132,5 +132,5 @@ def outcome_of(task: TaskId, future: AnyFuture) -> m.Outcome:
             return m.Outcome(task, 0, m.OK, serialization.dump_result(future.result()))
         except SerializationError as exc:
             failure = exc
-    detail = {"error": serialization.describe(failure)}
+    detail: m.Detail = {"error": serialization.describe(failure)}
     return m.Outcome(task, 0, m.ERROR, serialization.dump_exception(failure), detail=detail)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import Any
 
 from jobrunner.calls import serialization
 from jobrunner.errors import (
@@ -21,6 +20,7 @@ from jobrunner.errors import (
 )
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.messages import CRASHED, LOST, TIMED_OUT, Outcome
+from jobrunner.protocol.wire.outcome_detail import OutcomeDetail
 
 
 def exception_of(outcome: Outcome, name: str) -> BaseException:
@@ -44,7 +44,12 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
     if outcome.status == m.UNMET:
         error = DependencyError(text)
         need = Outcome(
-            detail["need"], 0, detail["need_status"], outcome.payload, 0.0, detail.get("need_detail")
+            detail["need"],
+            0,
+            m.Status(detail["need_status"]),
+            outcome.payload,
+            0.0,
+            detail.get("need_detail"),
         )
         error.__cause__ = exception_of(need, detail.get("need_name", ""))
     elif "setup" in detail:
@@ -73,7 +78,7 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
     return error
 
 
-def refusal(text: str, detail: dict[str, Any]) -> JobRunnerError:
+def refusal(text: str, detail: OutcomeDetail) -> JobRunnerError:
     """Return the error for a call that the coordinator has refused."""
     if "quota" in detail:
         return QuotaError(text)
@@ -84,14 +89,14 @@ def refusal(text: str, detail: dict[str, Any]) -> JobRunnerError:
     return SerializationError(text) if "python" in detail or "modules" in detail else JournalError(text)
 
 
-def where(detail: dict[str, Any]) -> str:
+def where(detail: OutcomeDetail) -> str:
     parts = [f" on worker {detail['worker']}, host {detail['host']}"] if "worker" in detail else []
     if detail.get("peak_memory"):
         parts.append(f"peak memory {detail['peak_memory'] / 2**20:.0f} MiB")
     return "; ".join(parts)
 
 
-def history(detail: dict[str, Any]) -> str:
+def history(detail: OutcomeDetail) -> str:
     """Return the attempts and the last output, each on lines of their own."""
     lines = [f"  {line}" for line in detail.get("attempts", ())]
     if lines:

@@ -1,4 +1,4 @@
-"""What an initializer sets in the program's globals, for the calls that come after it.
+"""What an initializer sets in the program's globals, and as its streams, for the calls that come after it.
 
 In the standard library's pool the functions of a program and its initializer share the `__main__` of the child. Here
 they go by value, and what goes by value has globals of its own. So what the initializer has set is noted, and each
@@ -24,12 +24,19 @@ class Provided(NamedTuple):
 
     module: str
     values: dict[str, Any]
+    streams: tuple[tuple[str, Any], ...] = ()
+    """What it has put in the place of streams of `sys`, which may be None, by their names."""
 
     def give_to(self, fn: Callable[..., Any]) -> None:
         """Have a function that was just unpickled see it."""
         target = by_value(fn)
         if target is not None and target.__module__ == self.module:
             target.__globals__.update(self.values)
+
+    def set_streams(self) -> None:
+        """Print to where the initializer has chosen: each call begins with streams of its own."""
+        for name, stream in self.streams:
+            setattr(sys, name, stream)
 
 
 NOTHING = Provided("", {})
@@ -52,14 +59,18 @@ def run(initializer: Callable[[], object]) -> Provided:
     if isinstance(initializer, Wrapper):
         return initializer()
     fn = by_value(initializer)
-    if fn is None:
-        initializer()
-        return NOTHING
-    before = dict(fn.__globals__)
+    variables = {} if fn is None else fn.__globals__
+    before = dict(variables)
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     initializer()
     missing = object()
-    after = fn.__globals__.items()
-    return Provided(fn.__module__, {name: v for name, v in after if before.get(name, missing) is not v})
+    return Provided(
+        "" if fn is None else fn.__module__,
+        {name: value for name, value in variables.items() if before.get(name, missing) is not value},
+        tuple(
+            (name, getattr(sys, name)) for name, given in streams.items() if getattr(sys, name) is not given
+        ),
+    )
 
 
 def by_value(fn: Callable[..., Any]) -> FunctionType | None:

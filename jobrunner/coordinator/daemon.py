@@ -155,7 +155,6 @@ def tcp_address(config: CoordinatorConfig, service: Service) -> str:
 
 def admitted(keyring: Keyring | None, effect: JoinRequested) -> JoinAnswered:
     """Return the answer to a request to join."""
-    source, session = effect.source, effect.session
     try:
         if keyring is None:
             raise AuthenticationError(
@@ -163,8 +162,8 @@ def admitted(keyring: Keyring | None, effect: JoinRequested) -> JoinAnswered:
             )
         member = keyring.admit(effect.who.key, effect.key, effect.name, effect.role)
     except (AuthenticationError, ConfigError) as exc:
-        return JoinAnswered(source, session, "", str(exc))
-    return JoinAnswered(source, session, member.name)
+        return JoinAnswered(effect, "", str(exc))
+    return JoinAnswered(effect, member.name)
 
 
 def announce(address: str, config: CoordinatorConfig, keyring: Keyring | None) -> None:

@@ -166,28 +166,48 @@ class Keyring:
             from_text(key)
         except ConfigError as exc:
             raise AuthenticationError(str(exc)) from exc
+        self.look()
+        member = self._admitted(invitation, key)
+        if member is not None:
+            return member
+        self._open_for(invitation, role)  # what comes to nothing, however often it is asked, takes no lock
         with locked(self.folder):
             self._load()
-            for member in self._allowed.members:
-                if member.key == key:
-                    if member.invitation != invitation:
-                        raise AuthenticationError("this key is known already")
-                    return member
-            found = next((i for i in self._allowed.invitations if i.key == invitation and usable(i)), None)
-            if found is None:
-                raise AuthenticationError(
-                    "the invitation has expired or has been used up; `jobrunner keys invite` prints a new one"
-                )
-            if role not in found.roles:
-                raise AuthenticationError(
-                    f"the invitation is for {' or '.join(found.roles)}, not for {role!r}; `jobrunner keys invite --as"
-                    f" {role}` on the coordinator's host prints the right one"
-                )
-            others = [i for i in self._allowed.invitations if i is not found]
-            self._allowed.invitations = [*others, replace(found, uses=found.uses - 1)]
-            member = Member(self._unused(name), role, key, time.time(), invitation)
-            self._allowed.members.append(member)
-            self._save()
+            member = self._admitted(invitation, key)
+            return member or self._trade(self._open_for(invitation, role), key, name, role)
+
+    def _admitted(self, invitation: str, key: str) -> Member | None:
+        """Return who has obtained this key with this invitation, if somebody has."""
+        for member in self._allowed.members:
+            if member.key == key:
+                if member.invitation != invitation:
+                    raise AuthenticationError("this key is known already")
+                return member
+        if key == self.server.public or any(i.key == key for i in self._allowed.invitations):
+            raise AuthenticationError("this key is that of an invitation, or of the coordinator")
+        return None
+
+    def _open_for(self, invitation: str, role: str) -> OpenInvitation:
+        """Return this invitation, which can be used in this role."""
+        found = next((i for i in self._allowed.invitations if i.key == invitation and usable(i)), None)
+        if found is None:
+            raise AuthenticationError(
+                "the invitation has expired or has been used up; `jobrunner keys invite` prints a new one"
+            )
+        if role not in found.roles:
+            raise AuthenticationError(
+                f"the invitation is for {' or '.join(found.roles)}, not for {role!r}; `jobrunner keys invite --as"
+                f" {role}` on the coordinator's host prints the right one"
+            )
+        return found
+
+    def _trade(self, invitation: OpenInvitation, key: str, name: str, role: str) -> Member:
+        """Take one use of the invitation for this key."""
+        others = [i for i in self._allowed.invitations if i is not invitation]
+        self._allowed.invitations = [*others, replace(invitation, uses=invitation.uses - 1)]
+        member = Member(self._unused(name), role, key, time.time(), invitation.key)
+        self._allowed.members.append(member)
+        self._save()
         return member
 
     def issue(self, name: str, role: str, addresses: Sequence[str] = ()) -> Identity:

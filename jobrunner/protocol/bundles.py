@@ -285,4 +285,9 @@ def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
 def location_of(outcome: Outcome) -> Detail | None:
     """Return the part of a detail that tells where the task ran."""
     detail = outcome.detail or {}
-    return {name: detail[name] for name in ("worker", "host") if name in detail} or None
+    location: Detail = {}
+    if "worker" in detail:
+        location["worker"] = detail["worker"]
+    if "host" in detail:
+        location["host"] = detail["host"]
+    return location or None

@@ -251,8 +251,7 @@ class Revoked:
 class JoinAnswered:
     """The answer to a JoinRequested: the name under which the key is now known, or the reason why it is not."""
 
-    source: Source
-    session: str
+    request: JoinRequested
     name: str
     error: str = ""
 

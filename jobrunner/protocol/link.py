@@ -261,6 +261,16 @@ class Link:
         if self._unacked:
             self._retransmit_at = min(self._retransmit_at or now, now + ACK_DELAY)
 
+    @property
+    def next_number(self) -> int:
+        """Return the number that the next message gets."""
+        return self._next_seq
+
+    @property
+    def acknowledged(self) -> int:
+        """Return the number of the last message that the peer has acknowledged, as all before it."""
+        return self._unacked[0][0] - 1 if self._unacked else self._next_seq - 1
+
     def unacked(self) -> list[Message]:
         """Return the messages that the peer may not have received, oldest first."""
         return [message for _, message, _ in self._unacked]

@@ -17,6 +17,7 @@ import struct
 import sys
 import typing
 import weakref
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -284,7 +285,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
             attributes.append((name, digest(stream), stream))
         made = token, entry, digest(built), make, arguments
         functions = [name for name, item in contents.items() if is_code(item)]
-        kinds = {name: type(item) for name, item in contents.items() if type(item) in (list, dict, set)}
+        kinds = {name: type(item) for name, item in contents.items() if type(item) in _CONTAINERS}
         state = token, entry, attributes, functions, kinds
         return makers.script_class, made, state, None, None, makers.set_script_class
 
@@ -383,6 +384,15 @@ def _weak_reference(pickler: Any, value: weakref.ref[Any]) -> Any:
     """Alive there as long as something else holds what it refers to, a global say."""
     held = value()
     return NotImplemented if held is None else (weakref.ref, (held, value.__callback__))
+
+
+def _weak_dictionary(pickler: Any, value: Any) -> Any:
+    """As a global it is there, empty, before its contents are made, which may look for themselves in it."""
+    entry = pickler.entry_of(value)
+    items = iter(list(value.items()))
+    if entry is None:
+        return type(value), (), None, None, items
+    return makers.global_value, (pickler.origin.program.token, entry, type(value)), None, None, items
 
 
 def _code(pickler: Any, value: CodeType) -> Any:
@@ -495,6 +505,19 @@ def _of_subclass(kind: type) -> Callable[[Any, Any], Any] | None:
 _WRAPPERS = (property, classmethod, staticmethod)
 
 
+_CONTAINERS = (
+    list,
+    dict,
+    set,
+    OrderedDict,
+    defaultdict,
+    weakref.WeakValueDictionary,
+    weakref.WeakKeyDictionary,
+    weakref.WeakSet,
+)
+"""Kinds of tables in which a class may look for an instance that it has already, while its contents are made."""
+
+
 def _of_library(kind: type) -> Callable[[Any, Any], Any] | None:
     """What pickles values of that kind, which has to be imported before there can be any."""
     if _is_connection(kind):
@@ -514,8 +537,8 @@ def _special() -> dict[type, Callable[[Any, Any], Any]]:
         BuiltinFunctionType: _method,
         struct.Struct: lambda pickler, value: (struct.Struct, (value.format,)),
         weakref.ref: _weak_reference,
-        weakref.WeakValueDictionary: lambda pickler, value: (weakref.WeakValueDictionary, (dict(value),)),
-        weakref.WeakKeyDictionary: lambda pickler, value: (weakref.WeakKeyDictionary, (dict(value),)),
+        weakref.WeakValueDictionary: _weak_dictionary,
+        weakref.WeakKeyDictionary: _weak_dictionary,
         weakref.WeakSet: lambda pickler, value: (weakref.WeakSet, (list(value),)),
         typing.NewType: _new_type,
         type(threading.Lock()): _lock,

@@ -68,7 +68,7 @@ class _Unfilled(NamedTuple):
     functions: frozenset[str]
     """The names of those that are functions."""
     containers: dict[str, type]
-    """Of those, the lists, dictionaries and sets."""
+    """Of those, the lists, dictionaries, sets and the like, by kind."""
     renewed: list[bytes]
     """Names of globals that are other objects by now than when it was last filled."""
 
@@ -184,6 +184,7 @@ class Script:
         """Load what is pending; whether some is left, for another round.
 
         A tuple cannot be there before what it holds, a list can: where both hold each other, the list has to be first.
+        So does a table in which an instance looks for itself while it is loaded, if it is in that table.
         What was loaded in vain, since the wrong one was first, is pending again, with all that was loaded meanwhile.
         """
         failed = None
@@ -196,7 +197,7 @@ class Script:
             try:
                 self._load(entry, parts)
             except Exception as exc:
-                if not self._met_itself:
+                if not self._met_itself and _name_that_was_missing(exc) not in self._pending:
                     raise
                 failed = exc
                 self._unload(pending, parts)
@@ -510,6 +511,15 @@ def _describe(module: ModuleType, program: Program) -> None:
         variables["__file__"] = program.file
     if program.spec is not None:
         module.__spec__ = importlib.machinery.ModuleSpec(program.spec, None, origin=program.file)
+
+
+def _name_that_was_missing(exc: BaseException | None) -> str | None:
+    """The global that code of the script has asked for in vain while something was loaded."""
+    while exc is not None:
+        if isinstance(exc, NameError) and exc.name is not None:
+            return exc.name
+        exc = exc.__cause__
+    return None
 
 
 def _take_sources(image: Image) -> None:

@@ -48,7 +48,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.wire.checks import MAX_FRAMES
 from jobrunner.protocol.wire.codec import VersionMismatch, decode, encode
-from jobrunner.protocol.wire.payloads import Buffer
+from jobrunner.protocol.wire.payloads import BUFFER_BYTES, Buffer
 from jobrunner.protocol.wire.principals import ANYONE, Principal
 from jobrunner.system.descriptors import make_room
 from jobrunner.transport.curve import Credentials, to_text, to_z85
@@ -62,6 +62,10 @@ FAREWELL_MS = 2000
 
 RECEIVE_LIMIT = 256
 """Maximum number of messages received per turn, so that a flood cannot keep the loop from its deadlines."""
+
+RECEIVE_BYTES = 8 * 1024 * 1024
+"""Bytes of headers, and of what frames take beside their own bytes, beyond which a turn receives no further message:
+decoding and handling them takes seconds, and only payloads take none."""
 
 RECEIVE_MARK = 1000
 """Maximum number of received messages of one connection that wait; beyond it, no more is read from the connection."""
@@ -249,7 +253,10 @@ class Wire:
         may_have, self._ready = self._may_have(self._socket), None
         if not may_have:
             return events
+        size = 0
         for _ in range(RECEIVE_LIMIT):
+            if size >= RECEIVE_BYTES:
+                break
             try:
                 taken = self._receive_frames()
             except zmq.Again:
@@ -257,6 +264,7 @@ class Wire:
             if taken is None:
                 continue
             source, who, frames = taken
+            size += BUFFER_BYTES * len(frames) + (len(frames[0]) if frames else 0)
             if who is None:
                 events.append(Rejected(source, "its key may not connect (any more)"))
                 continue

@@ -157,3 +157,51 @@ def test_it_is_logged(make_executor, run_program):
     assert "Exception in initializer:" in printed
     assert "OSError: no licence" in printed
     assert printed.endswith("InitializerError\n") or "InitializerError\n" in printed
+
+
+@pytest.mark.apart
+def test_streams_that_an_initializer_replaces_are_those_of_all_calls(run_program, tmp_path):
+    """As where workers are to print nothing, or into files of their own."""
+    out = run_program(f"""
+        import os, sys
+        from pathlib import Path
+        from programs import open_executor
+
+        def quiet(path):
+            sys.stdout = open(path, "a", buffering=1)
+            sys.stderr = open(os.devnull, "w")
+
+        def work(i):
+            print("work", i)
+            print("hidden", file=sys.stderr)
+
+        def fork():
+            child = os.fork()
+            if not child:
+                print("forked", flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+
+        def fork_and_return():
+            child = os.fork()
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else None
+
+        path = Path({str(tmp_path / "log")!r})
+        with open_executor(max_workers=1, initializer=quiet, initargs=(path,)) as ex, open_executor() as other:
+            list(ex.map(work, range(3)))
+            for i in (3, 4):
+                ex.submit(work, i).result()
+                assert path.read_text().split()[1::2] == [str(k) for k in range(i + 1)]
+            ex.submit(fork).result()
+            assert path.read_text().split()[-1] == "forked"
+            other.submit(print, "shown").result()
+
+        def silent():
+            sys.stdout = None
+
+        with open_executor(max_workers=1, initializer=silent) as ex:
+            for i in range(2):
+                ex.submit(print, "silent", i).result()
+            assert ex.submit(fork_and_return).result() == 0
+    """)
+    assert out == "shown\n"

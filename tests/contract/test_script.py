@@ -1827,6 +1827,76 @@ def test_a_global_inside_of_another_one_is_the_same_object(run_script):
 
 
 @pytest.mark.apart
+@pytest.mark.parametrize(
+    "table",
+    [
+        "{}",
+        "collections.OrderedDict()",
+        "collections.defaultdict(lambda: None)",
+        "weakref.WeakValueDictionary()",
+    ],
+)
+def test_a_class_that_keeps_a_table_of_its_instances_has_one_of_each(run_script, table):
+    """The table is an attribute of the class or a global, and what it holds is a global, or is not."""
+    run_script(f"""
+        import collections, weakref
+
+        SYMBOLS = {table}
+        LATER = {table}
+
+        class Named:
+            table = {table}
+
+            def __new__(cls, name):
+                found = cls.table.get(name)
+                if found is None:
+                    found = cls.table[name] = super().__new__(cls)
+                    found.name = name
+                return found
+
+            def __getnewargs__(self):
+                return (self.name,)
+
+        class Symbol(Named):
+            def __new__(cls, name):
+                found = SYMBOLS.get(name)
+                if found is None:
+                    found = SYMBOLS[name] = object.__new__(cls)
+                    found.name = name
+                return found
+
+        class Late(Named):
+            def __new__(cls, name):
+                found = LATER.get(name)
+                if found is None:
+                    found = LATER[name] = object.__new__(cls)
+                    found.name = name
+                return found
+
+        one, symbol = Named("one"), Symbol("one")
+        kept = [Late("one"), Late("two")]
+
+        def is_one(given):
+            return given is one, Named("one") is one, "one" in Named.table, Named("two") is Named("two")
+
+        def is_symbol(given):
+            return given is symbol, Symbol("one") is symbol, list(SYMBOLS), [symbol] == list(SYMBOLS.values())
+
+        def is_kept(given):
+            return given is kept[0], Late("two") is kept[1], sorted(LATER), LATER["one"] is given
+
+        with open_executor(max_workers=1) as ex:
+            for _ in range(2):
+                assert ex.submit(is_one, one).result() == (True, True, True, True)
+                assert list(ex.map(is_symbol, [symbol] * 2)) == [(True, True, ["one"], True)] * 2
+                assert ex.submit(is_kept, kept[0]).result() == (True, True, ["one", "two"], True)
+                assert ex.submit(Named, "one").result() is one
+            more = Symbol("more")
+            assert ex.submit(lambda: Symbol("more") is more and Symbol("one") is symbol).result()
+    """)
+
+
+@pytest.mark.apart
 def test_what_is_bound_to_another_object_stays_what_it_is_where_others_hold_it(run_script):
     run_script("""
         import types

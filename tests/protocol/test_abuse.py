@@ -19,12 +19,12 @@ from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX
 from jobrunner.protocol.coordinator.dispatcher import LEFT_OVER
 from jobrunner.protocol.coordinator.finished_tasks import UnknownTasks
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
-from jobrunner.protocol.coordinator.orphans import LOOKS_PER_GRACE, Orphans
+from jobrunner.protocol.coordinator.orphans import LOOKS_PER_GRACE, ORPHAN_BYTES, Orphans
 from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
 from jobrunner.protocol.coordinator.task_table import TaskTable
-from jobrunner.protocol.effects import Received, ResolveTasks, SubmitRequested
+from jobrunner.protocol.effects import Received, ResolveTasks, SubmitRequested, Tick
 from jobrunner.protocol.link import EARLY_BYTES, STALLED_AFTER
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import BATCH_BYTES
@@ -76,6 +76,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(reports, "index_of_call")
     count(reports, "short_id")
     count(Orphans, "named_later")
+    count(TaskTable, "values")
     count(Dependencies, "_is_named_soon")
     count(WorkerSession, "fits")
     count(WorkerSession, "provides_all")
@@ -124,6 +125,33 @@ def test_very_many_results_of_one_detached_call_are_each_looked_at_once(world, c
     assert counted["__contains__"] < 5 * len(depends_on)
 
 
+def test_a_call_that_is_named_again_asks_once_in_a_session_for_what_it_needs(world):
+    client = world.client()
+    call = spec(1)._replace(depends_on=(TaskId("c-x-1"), TaskId("c-y-2")))
+    client.say(m.Submit([call], [DOUBLE]))
+    assert len(client.heard_one(m.ResultRequest).ids) == 2
+    for _ in range(9):
+        client.say(m.Submit([call], []))
+        client.heard()
+    client.say(m.Submit([call], []))
+    assert client.heard_of(m.ResultRequest) == []
+    world.reopen(client)
+    client.say(m.Submit([call], [DOUBLE]))
+    assert len(client.heard_one(m.ResultRequest).ids) == 2
+
+
+def test_workers_that_say_very_often_that_they_are_stuck_make_nobody_look_at_all_calls_each_time(
+    world, counted
+):
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([spec(number, depth=1) for number in range(3)], [DOUBLE]))
+    worker.heard()
+    counted.clear()
+    worker.say(*[m.Stuck("no slot can be started")] * 20)
+    world.core.handle(Tick(), world.now)
+    assert counted["values"] == 1
+
+
 def test_a_detached_call_is_accepted_once_and_not_before_what_it_needs_is_here(world):
     client, worker = world.client(), world.worker()
     client.say(m.Submit([spec(1), spec(2, detach=True)._replace(depends_on=("c-x", "c-1"))], [DOUBLE]))
@@ -146,6 +174,31 @@ def test_a_worker_that_comes_finds_calls_of_strange_pythons_without_comparing_al
     refused = [outcome for message in client.heard_of(m.Outcomes) for outcome in message.outcomes]
     assert {outcome.id for outcome in refused} == {task.id for task in strangers}
     assert counted["__eq__"] < 1000
+
+
+def test_calls_of_a_strange_python_do_not_look_at_all_workers_each(world):
+    class Workers(dict):
+        looks = 0
+
+        def values(self):
+            self.looks += 1
+            return super().values()
+
+    for number in range(3):
+        world.worker(f"w{number}", who=HOST)
+    roster = world.core.scheduler.roster
+    workers = roster.workers = Workers(roster.workers)
+    client = world.client(who=ANNA)
+    strange = DOUBLE._replace(python="2.7")
+    workers.looks = 0
+    client.say(m.Submit([spec(n, client=ANNAS) for n in range(100)], [strange]))
+    assert workers.looks == 0
+    refused = [o for message in client.heard_of(m.Outcomes) for o in message.outcomes]
+    assert "the workers have 3.11" in refused[99].detail["error"]
+    for worker in list(world.remotes.values())[:3]:
+        worker.say(m.Goodbye())
+    client.say(m.Submit([spec(200, client=ANNAS)]))
+    assert client.heard_of(m.Outcomes) == [], "it may wait for a worker that has it"
 
 
 def test_tasks_of_parked_clients_are_passed_over_once_and_not_for_each_task_of_others(counted):
@@ -228,6 +281,39 @@ def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted
     ]
     assert cores.ids(refused) == [f"{ANNAS}-s"]
     assert counted["needed"] < 50
+
+
+def test_modules_of_a_function_are_gone_through_once_and_not_for_each_call(world, counted):
+    """A call has fifty bytes, and its function and initializer may name 256 modules each."""
+    client = world.client(who=ANNA)
+    names = [tuple(f"{letter}{number}" for number in range(MAX_MODULES)) for letter in "ab"]
+    function, initializer = (m.FunctionDef(each[0].encode(), "f", b"", modules=each) for each in names)
+    client.say(m.Submit([spec(0, client=ANNAS, function=b"a0")], [function, initializer]))
+    worker, _ = world.worker("v", who=HOST), world.worker("w", who=HOST)
+    (task,) = worker.heard_one(m.Assign).tasks
+    worker.say(m.TasksReturned([(task.id, 1)], ["a0"]))
+    world.turn()
+    counted.clear()
+    calls = [spec(n, client=ANNAS, function=b"a0", initializer=b"b0") for n in range(1, 500)]
+    client.say(m.Submit(calls))
+    assert len(world.core.scheduler.tasks) == 500
+    assert counted["needed"] < 5
+
+
+def test_functions_that_no_call_uses_are_passed_over_where_a_module_is_missing(world, monkeypatch):
+    client = world.client(who=ANNA)
+    functions = [m.FunctionDef(str(n).encode(), "f", b"", modules=(f"nowhere{n}",)) for n in range(100)]
+    client.say(m.Submit([spec(0, client=ANNAS, function=b"0")], functions))
+    worker = world.worker(who=HOST)
+    (task,) = worker.heard_one(m.Assign).tasks
+    looked_at = Counter()
+    real = missing_modules.initializer_name
+    monkeypatch.setattr(
+        missing_modules, "initializer_name", lambda entry: looked_at.update([entry]) or real(entry)
+    )
+    worker.say(m.TasksReturned([(task.id, 1)], ["nowhere0"]))
+    assert client.heard_of(m.Outcomes)
+    assert len(looked_at) <= 1
 
 
 @pytest.mark.parametrize("calls", [0, 1])
@@ -373,6 +459,111 @@ def test_a_key_has_so_many_clients_at_a_time(world, monkeypatch):
     world.client("c", who=ANNA)  # and others
     observers[1].say(m.Goodbye())
     world.client("o4", who=watch)
+
+
+def test_programs_inside_of_calls_count_among_those_of_their_workers_key(world, monkeypatch):
+    """They act for the call's owner, who would else not be let in because a worker says that it runs very many."""
+    monkeypatch.setattr(sessions, "MAX_CLIENTS", 3)
+    anna, host = world.client("c", who=ANNA), world.worker(who=HOST)
+    anna.say(m.Submit([spec(1, client=ANNAS)], [DOUBLE]))
+    (task,) = host.heard_one(m.Assign).tasks
+    inside = [world.client(f"inside {n}", who=HOST, within=task.id) for n in range(3)]
+    hello = m.ClientHello(named("one more", HOST), "1.0", "3.11", "host", 1, 10.0, within=task.id)
+    world.give(b"source", m.Envelope("greeting", 0, 0, hello), HOST)
+    (sent,) = world.take()
+    assert "3 programs with the key 'host' are here" in sent.envelope.message.error
+    for number in range(2):
+        world.client(f"c{number}", who=ANNA)
+    inside[0].say(m.Goodbye())
+    world.client("the next", who=HOST)
+
+
+def test_a_key_has_so_many_workers_at_a_time(world, monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_WORKERS", 3)
+    workers = [world.worker(f"w{n}", who=HOST) for n in range(3)]
+    hello = dataclasses.replace(workers[0].hello, worker=named("one more", HOST))
+    world.give(b"source", m.Envelope("greeting", 0, 0, hello), HOST)
+    (sent,) = world.take()
+    assert "3 workers with the key 'host' are here" in sent.envelope.message.error
+    world.reopen(workers[0])  # one of those that are here
+    world.worker("other", who=HOST._replace(key="V" * 43))
+    workers[1].say(m.Goodbye())
+    world.worker("w4", who=HOST)
+
+
+def test_what_a_worker_comes_back_with_is_not_kept_with_its_greeting(world):
+    world.worker(who=HOST, held=[m.Held(TaskId(f"{ANNAS}-{number}-1"), 1, False) for number in range(9)])
+    (worker,) = world.core.scheduler.roster.workers.values()
+    assert len(world.core.scheduler.orphans) == 9
+    assert not worker.hello.held
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        lambda task: m.TasksReturned([(task, 1)], [], True),
+        lambda task: m.TasksReturned([(task, 1)]),
+        lambda task: m.TasksReturned([(task, 1)], ["numpy"]),
+        lambda task: m.Outcomes([cores.ended(task, m.CANCELLED)]),
+    ],
+    ids=["begun", "not begun", "lacks a module", "cancelled"],
+)
+def test_a_worker_that_is_done_with_what_it_has_not_acknowledged_loses_its_session(world, words):
+    """It would be assigned again and again, and each assignment be kept until it is acknowledged."""
+    client, worker = world.client(who=ANNA), world.worker(who=HOST)
+    client.say(m.Submit([spec(1, client=ANNAS)], [DOUBLE]))
+    (task,) = worker.heard_one(m.Assign).tasks
+    world.give(worker.source, m.Envelope(worker.link.session, 1, 0, words(task.id)), HOST)
+    assert worker.heard_of(m.Reset)
+    assert "it has not acknowledged" in world.logs[-1]
+    world.reopen(worker)
+    worker.heard_one(m.Assign)
+    worker.say(m.Outcomes([ok(task.id, attempt=2)]))
+    assert world.core.scheduler.tasks.get(task.id) is None
+
+
+# --- tasks that nobody has named ------------------------------------------------------------------------------------
+
+
+def unnamed(count: int, name: str = "x") -> list[m.Held]:
+    """Tasks of a client that is not here."""
+    return [m.Held(TaskId(f"{ANNAS}-{name}{number}-1"), 1, True) for number in range(count)]
+
+
+def test_tasks_that_nobody_has_named_count_for_the_key_of_their_worker():
+    """Else somebody with a worker's key could say without end what it has, and how that ended."""
+    world = cores.Coordinator(quota=Quota(0, 100 * ORPHAN_BYTES))
+    first = world.worker("first", slots=200, who=HOST, held=unnamed(80))
+    second = world.worker("second", slots=200, who=HOST, held=unnamed(80, "y"))
+    assert len(world.core.scheduler.orphans) == 100
+    assert len(second.heard_one(m.Cancel).requests) == 60
+    other = world.worker("other", slots=200, who=HOST._replace(key="V" * 43), held=unnamed(50, "z"))
+    assert other.heard() == []
+    first.say(m.Goodbye())
+    world.reopen(second)
+    assert second.heard_of(m.Cancel) == []
+
+
+def test_how_these_ended_counts_too_and_what_is_too_much_is_as_if_it_had_not_run():
+    world = cores.Coordinator(quota=Quota(0, 100_000))
+    host = world.worker(slots=9, who=HOST, held=unnamed(9))
+    host.say(m.Outcomes([ok(entry.id, payload=bytes(30_000)) for entry in unnamed(9)]))
+    world.turn()
+    kept = [o for o in map(world.core.scheduler.orphans.get, [e.id for e in unnamed(9)]) if o is not None]
+    assert 0 < len(kept) <= 3
+    anna = world.client(who=ANNA)
+    anna.say(m.Submit([spec(f"x{number}-1", client=ANNAS) for number in range(9)], [DOUBLE]))
+    anna.heard()
+    assert len(host.heard_one(m.Assign).tasks) == 9 - len(kept)
+
+
+def test_and_what_these_wait_for():
+    world = cores.Coordinator(quota=Quota(0, 100_000))
+    host = world.worker(slots=9, who=HOST, held=unnamed(9))
+    host.say(m.Waits([m.Wait(entry.id, (TaskId("n" * 250),) * 120) for entry in unnamed(9)]))
+    world.turn()
+    kept = [o for o in map(world.core.scheduler.orphans.get, [e.id for e in unnamed(9)]) if o and o.wait]
+    assert 0 < len(kept) <= 3
 
 
 def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):

@@ -10,8 +10,10 @@ from jobrunner.protocol.coordinator import accounts as accounts_module
 from jobrunner.protocol.coordinator import admission
 from jobrunner.protocol.coordinator.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.peers import REF_BYTES
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
-from jobrunner.protocol.effects import Received, Send
+from jobrunner.protocol.coordinator.task import SUCCEEDED
+from jobrunner.protocol.effects import Received, Revoked, Send
 from jobrunner.protocol.journal_records import JournalState, KeptOutcome, Progress
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId
@@ -127,6 +129,29 @@ def test_functions_count_while_they_are_known():
     assert refused(client) == {}
 
 
+def test_a_function_counts_for_each_client_that_may_name_it():
+    """One that is here already takes some bytes on the wire, and more at the coordinator."""
+    world = Coordinator(quota=Quota(0, 100_000))
+    first, second = world.client("c", who=ALICE), world.client("d", who=ALICE)
+    functions = [m.FunctionDef(str(number).encode(), "f", b"") for number in range(60)]
+    first.say(m.Submit([], functions))
+    account = world.core.scheduler.accounts.of(C, ALICE.key)
+    one = account.bytes
+    second.say(m.Submit([], functions[:10]))
+    assert account.bytes == one + 10 * REF_BYTES
+    second.say(m.Submit([], [], [functions[0].key]))
+    assert account.bytes == one + 9 * REF_BYTES
+    second.say(m.Submit([], functions * 2))
+    assert account.bytes <= 100_000
+    second.say(m.Submit([spec(1, client=D, function=functions[59].key)], functions))
+    assert f"{D}-1" in refused(second)
+    world.reopen(second)
+    assert account.bytes == one
+    second.say(m.Submit([], functions[:10]))
+    second.say(m.Goodbye())
+    assert account.bytes == one
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -181,7 +206,7 @@ def test_a_function_is_no_larger_than_a_payload():
 
 
 def test_a_call_that_is_here_already_is_not_refused_for_its_function():
-    world = Coordinator(quota=Quota(0, 20_000))
+    world = Coordinator(quota=Quota(0, 21_000))
     client, worker = world.client(who=ALICE), world.worker()
     submit(client, spec(1, detach=True))
     worker.heard()
@@ -223,6 +248,28 @@ def arguments(world):
 def supply(client, name, *numbers, size=10_000):
     """Tell how tasks of another client, which is not here, have ended."""
     client.say(m.ResultReply([ok(f"{name}-{number}", payload=bytes(size)) for number in numbers], []))
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_results_that_would_be_kept_are_refused_where_they_are_too_much(here):
+    """Its calls were accepted when nobody knew how large their results would be; their client may have left since."""
+    world = Coordinator(quota=Quota(0, 100_000))
+    client, worker, other = world.client("c", who=ALICE), world.worker(slots=9), world.client("b", who=BOB)
+    submit(client, *[spec(number, detach=True) for number in range(9)])
+    worker.heard()
+    client.heard()
+    if not here:
+        client.say(m.Goodbye())
+    worker.say(m.Outcomes([ok(f"{C}-{number}", payload=bytes(30_000)) for number in range(9)]))
+    told = refused(client)
+    other.say(m.Watch([f"{C}-{number}" for number in range(9)]))
+    asked = refused(other)
+    assert set(asked) == {f"{C}-{number}" for number in range(3, 9)}
+    assert told == (asked if here else {})
+    assert "its result, of 30,000 bytes, is not kept" in asked[f"{C}-8"]
+    assert world.core.scheduler.accounts.of(C, ALICE.key).bytes < 100_000
+    world.query(other, "forget", f"{C}-1")
+    assert world.core.scheduler.tasks.counts[SUCCEEDED] == 3
 
 
 def test_results_that_a_client_supplies_count_until_the_calls_that_need_them_have_ended():
@@ -317,6 +364,17 @@ def test_a_result_does_not_outlive_its_client_and_its_account(leaves, detach):
     assert record.outcome.payload == b""
     assert record.client.link.unacked() == record.client.outcomes == []
     assert not world.core.scheduler.accounts.of(C, ALICE.key).bytes
+
+
+def test_of_a_revoked_key_only_detached_calls_go_on():
+    world = Coordinator()
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1, detach=True), spec(2, detach=True), spec(3))
+    worker.heard()
+    world.handle(Revoked(ALICE.key))
+    worker.say(m.Outcomes([ok(f"{C}-1")]))
+    assert ids(worker.heard_one(m.Assign).tasks) == [f"{C}-2"]
+    assert list(world.core.scheduler.tasks) == [f"{C}-2"]
 
 
 def test_a_refused_detached_call_is_not_kept():

@@ -11,7 +11,7 @@ from support.cores import DOUBLE, spec
 from jobrunner.config import MAX_AMOUNT, MAX_PEER_TIMEOUT, MAX_SLOTS, SHORTEST_PEER_TIMEOUT
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.checks import DETAIL_TYPES, LARGEST_32, MAX_BUNDLED, MAX_INTEGER
+from jobrunner.protocol.wire.checks import LARGEST_32, MAX_BUNDLED, MAX_INTEGER
 from jobrunner.protocol.wire.codec import (
     INLINE_LIMIT,
     NUMBERS,
@@ -22,6 +22,7 @@ from jobrunner.protocol.wire.codec import (
     encode,
 )
 from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk
+from jobrunner.protocol.wire.outcome_detail import DETAIL_TYPES
 
 words = st.text(max_size=20)
 count = st.integers(0, MAX_INTEGER)
@@ -75,7 +76,7 @@ plain = st.recursive(
 # hypothesis takes words out of our source, and the known keys have types of their own.
 unknown_keys = words.filter(lambda word: word not in DETAIL_TYPES)
 details = st.one_of(st.none(), st.dictionaries(unknown_keys, plain, max_size=4))
-statuses = st.integers(0, len(m.STATUS_NAMES) - 1)
+statuses = st.sampled_from(m.Status)
 depends_on = st.lists(words, max_size=3).map(tuple)
 values = st.lists(payloads, max_size=3).map(tuple)
 

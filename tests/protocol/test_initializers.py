@@ -21,7 +21,11 @@ from support.cores import (
 from jobrunner.backends.failures import exception_of
 from jobrunner.calls.serialization import dump_exception
 from jobrunner.errors import InitializerError
-from jobrunner.protocol.coordinator.missing_modules import ANSWER_SECONDS, NEW_ANSWER_SECONDS
+from jobrunner.protocol.coordinator.missing_modules import (
+    ANSWER_SECONDS,
+    MAX_FAILURE_BYTES,
+    NEW_ANSWER_SECONDS,
+)
 from jobrunner.protocol.effects import (
     IN_INITIALIZER,
     INITIALIZER_FAILED,
@@ -33,7 +37,9 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
 )
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.batches import of_outcome
 from jobrunner.protocol.wire.kinds import Bundle, Chunk
+from jobrunner.protocol.wire.payloads import payload_size
 
 INIT = m.FunctionDef(b"init", "init", b"blob")
 OTHER = m.FunctionDef(b"other", "other", b"blob")
@@ -86,6 +92,25 @@ def test_where_it_fails_everywhere_all_calls_end(detail):
     assert set(world.core.scheduler.tasks) == {"c-6"}
     peer.say(m.Submit([call(7)], []))
     assert ids(peer.heard_one(m.Outcomes).outcomes) == ["c-7"], "at once"
+
+
+def test_of_a_failure_little_is_kept():
+    """It is told to all calls that come meanwhile, and is in nobody's account."""
+    world = Coordinator()
+    peer, bad, good = world.client(), world.worker("bad"), world.worker("good")
+    peer.say(m.Submit([call(1)], [DOUBLE, INIT]))
+    (first,) = [t for remote in (bad, good) for said in remote.heard_of(m.Assign) for t in said.tasks]
+    remote = bad if world.core.scheduler.tasks[first.id].worker.name == "bad" else good
+    huge = {**FAILED, "stderr": "x" * 500_000}
+    remote.say(m.Outcomes([m.Outcome(first.id, 1, m.ERROR, bytes(1_000_000), 0.0, huge)]))
+    other = good if remote is bad else bad
+    (again,) = other.heard_one(m.Assign).tasks
+    other.say(m.Outcomes([m.Outcome(again.id, 2, m.ERROR, bytes(1_000_000), 0.0, huge)]))
+    (outcome,) = peer.heard_one(m.Outcomes).outcomes
+    error = exception_of(outcome, "double")
+    assert isinstance(error, InitializerError)
+    assert "an exception of 1,000,000 bytes" in str(error)
+    assert payload_size(outcome.payload) + of_outcome(outcome) < MAX_FAILURE_BYTES
 
 
 def test_it_is_tried_again_after_a_while():

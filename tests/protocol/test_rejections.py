@@ -12,9 +12,9 @@ from jobrunner.protocol.coordinator.rejections import (
     TOLERATED,
     Rejections,
 )
-from jobrunner.protocol.effects import Disconnect, JoinAnswered, Rejected, Send
+from jobrunner.protocol.effects import Disconnect, JoinAnswered, JoinRequested, Rejected, Revoked, Send
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.principals import WORKER, Principal
+from jobrunner.protocol.wire.principals import CLIENT, INVITED, WORKER, Principal
 
 
 def test_the_first_is_told_at_once_and_the_rest_of_the_minute_together():
@@ -221,10 +221,38 @@ def test_a_join_that_comes_to_nothing_is_nobody_elses_fault(world):
     innocent = world.client(who=ALICE)
     innocent.acknowledge()  # the last to speak
     for _ in range(TOLERATED + 1):
-        world.handle(JoinAnswered(b"joiner", "session", "", "the invitation is for observer"))
+        request = asked_to_join(world, b"joiner", "key")
+        world.handle(JoinAnswered(request, "", "the invitation is for observer"))
     assert cut(world) == [b"joiner"]
+    request = asked_to_join(world, b"another joiner", "key")
+    world.handle(JoinAnswered(request, "", "the invitation is for observer"))
+    assert cut(world) == [b"another joiner"], "with the same invitation"
     world.reject(innocent.source, "bad")
     assert cut(world) == []
+
+
+def asked_to_join(world, source, key, session="session"):
+    """The holder of an invitation asks for that; what the coordinator's keys are asked for."""
+    world.give(
+        source, m.Envelope(session, 0, 0, m.Join(key, "name", CLIENT)), Principal("I" * 43, "", INVITED)
+    )
+    (request,) = [effect for effect in world.take() if isinstance(effect, JoinRequested)]
+    return request
+
+
+def test_who_joins_again_and_again_with_one_key_is_answered_and_nothing_else_happens(world):
+    """Each time would else be a line in the log, and a look at the files of the keys."""
+    invited = Principal("I" * 43, "", INVITED)
+    world.handle(JoinAnswered(asked_to_join(world, b"joiner", "key"), "anna"))
+    world.take()
+    for number in range(9):
+        world.give(b"joiner", m.Envelope(f"s{number}", 0, 0, m.Join("key", "name", CLIENT)), invited)
+        (sent,) = world.take()
+        assert sent.envelope == m.Envelope(f"s{number}", 0, 0, m.Joined("anna"))
+    assert len(world.logs) == 1
+    asked_to_join(world, b"joiner", "another key")
+    world.handle(Revoked("key"))
+    asked_to_join(world, b"joiner", "key")
 
 
 # --- those who come and go ------------------------------------------------------------------------------------------

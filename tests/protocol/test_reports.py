@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from support.cores import DOUBLE, Coordinator, bundle, call, ended, ids, ok, results, spec, split
 
+from jobrunner.protocol.coordinator import core, questions
+from jobrunner.protocol.effects import Tick
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.kinds import Chunk
@@ -266,3 +270,57 @@ def test_a_name_makes_no_line_of_the_log(world):
     world.worker("w\n12:00:00 INFO jobrunner.coordinator.daemon: all is well")
     assert world.logs
     assert all(line.isprintable() for line in world.logs)
+
+
+# --- very many questions --------------------------------------------------------------------------------------------
+
+WATCH = Principal("O" * 43, "watch", "observer")
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """How many questions the coordinator has answered, by what they were about."""
+    counts = Counter()
+    real = core.answer
+
+    def answer(core, who, query, now):
+        counts[query.argument] += 1
+        return real(core, who, query, now)
+
+    monkeypatch.setattr(core, "answer", answer)
+    return counts
+
+
+def test_a_turn_answers_as_many_questions_as_it_has_time_for(world, admin, answers, monkeypatch):
+    """Each may look at all tasks, and a few hundred of them have room in one turn."""
+    monkeypatch.setattr(questions, "LOOKED_AT_PER_TURN", 1000)
+    client, watcher = world.client("c"), world.client("o", who=WATCH)
+    submit(client, *[spec(n) for n in range(400)])
+    watcher.say(*[m.Query(number, "tasks", "cancelling 10") for number in range(30)])
+    admin.say(m.Query(1, "tasks", " 5"))
+    world.handle(Tick())
+    assert answers == {"cancelling 10": 2, " 5": 1}, "everybody has a turn"
+    assert world.core.next_deadline() <= world.now
+    for _ in range(20):
+        watcher.acknowledge()
+        world.turn()
+    assert answers["cancelling 10"] == 30
+    assert [reply.number for reply in watcher.heard()] == list(range(30))
+    assert world.core.next_deadline() > world.now
+
+
+def test_who_has_gone_gets_no_answer_and_takes_no_time(world, admin, answers, monkeypatch):
+    monkeypatch.setattr(questions, "LOOKED_AT_PER_TURN", 1)
+    watcher = world.client("o", who=WATCH)
+    watcher.say(*[m.Query(number, "status") for number in range(30)], m.Goodbye())
+    admin.say(m.Query(1, "tasks", " 5"))
+    world.turn()
+    assert answers == {" 5": 1}
+
+
+def test_so_many_questions_of_a_key_wait_for_their_answers(world, monkeypatch):
+    monkeypatch.setattr(questions, "MAX_WAITING", 10)
+    watchers = [world.client(f"o{n}", who=WATCH) for n in range(3)]
+    for watcher in watchers:
+        watcher.say(*[m.Query(number, "status") for number in range(5)])
+    assert [bool(watcher.heard_of(m.Reset)) for watcher in watchers] == [False, False, True]

@@ -251,7 +251,7 @@ def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
         real(self, WaitReason.REATTACHMENT if reason is WaitReason.MAY_HAVE_RUN else reason, timer)
 
     monkeypatch.setattr(TaskRecord, "wait_for", wait_for)
-    find("everything", first=202)
+    find("everything", first=410)
 
 
 def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):

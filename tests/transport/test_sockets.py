@@ -20,6 +20,7 @@ from jobrunner.protocol.wire.principals import CLIENT, MAX_QUESTION_BYTES, OBSER
 from jobrunner.testing.waiting import BOUND, until
 from jobrunner.transport import sockets
 from jobrunner.transport.sockets import (
+    RECEIVE_BYTES,
     RECEIVE_LIMIT,
     RECEIVE_MARK,
     DealerWire,
@@ -125,6 +126,19 @@ def test_a_turn_takes_a_bounded_number_of_messages(router, dealer):
         time.sleep(0.05)  # for more of them to gather; without it the test would pass too easily
         counts.append(len(router.receive(0.0)))
     assert max(counts) <= RECEIVE_LIMIT
+
+
+def test_and_a_bounded_size_of_what_must_be_decoded(router, dealer):
+    """Else some hundred messages that are as large as they may be would keep the loop for minutes."""
+    large = m.Envelope("s", 1, 0, m.Goodbye("x" * (RECEIVE_BYTES // 3)))
+    for _ in range(12):
+        dealer.send(Send(b"", large))
+    counts: list[int] = []
+    while sum(counts) < 12:
+        router.wait(BOUND)
+        time.sleep(0.2)  # as above
+        counts.append(len(router.receive(0.0)))
+    assert max(counts) <= 3
 
 
 def test_garbage_is_rejected_and_the_next_message_is_not(router, dealer):

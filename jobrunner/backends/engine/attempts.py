@@ -30,10 +30,10 @@ HARD_STOP_AFTER = 2.0
 class AttemptFailure(NamedTuple):
     """What an engine's error says of the end of an attempt."""
 
-    status: int
+    status: m.Status
     """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
     text: str
-    detail: dict[str, Any]
+    detail: m.Detail
     """See `m.Outcome`; "unable": the engine cannot run it, however often it tries; "engine_lost": nor anything else."""
 
 
@@ -188,7 +188,7 @@ class Attempts:
         call.handle = None
         payload: Payload = b""
         duration = 0.0
-        detail: dict[str, Any]
+        detail: m.Detail
         if error is not None:
             status, text, detail = self._engine.diagnose(call, error)
             detail = {"error": text, **detail}
@@ -221,7 +221,7 @@ class Attempts:
         else:
             self._judge_death(call, outcome, detail)
 
-    def _judge_death(self, call: Call, outcome: m.Outcome, detail: dict[str, Any]) -> None:
+    def _judge_death(self, call: Call, outcome: m.Outcome, detail: m.Detail) -> None:
         call.crashes += 1
         call.history.append(f"{outcome.attempt}: {detail['error']}")
         detail["attempts"] = call.history

@@ -12,6 +12,7 @@ import errno
 import os
 import zlib
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 
 import msgpack
@@ -89,8 +90,8 @@ class PayloadFiles:
             return None
         if isinstance(sizes, int):
             return bytes(data)
-        ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
-        return tuple(bytes(data[end - size : end]) for end, size in zip(ends, sizes, strict=True))
+        ends = accumulate(sizes)  # there may be very many
+        return tuple([bytes(data[end - size : end]) for end, size in zip(ends, sizes, strict=True)])
 
     def remove(self, reference: Reference) -> None:
         """At once."""

@@ -22,7 +22,15 @@ from jobrunner.protocol.wire.batches import of_definition, of_outcome, of_value
 from jobrunner.protocol.wire.codec_functions import value_functions
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk, Kind
-from jobrunner.protocol.wire.messages import CallBody, FunctionDef, FunctionKey, Options, Outcome, TaskSpec
+from jobrunner.protocol.wire.messages import (
+    CallBody,
+    FunctionDef,
+    FunctionKey,
+    Options,
+    Outcome,
+    Status,
+    TaskSpec,
+)
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
 
 ROW_BYTES = 64 * 1024 * 1024
@@ -188,7 +196,9 @@ def load_entry(data: bytes, now: float) -> JournalEntry:
     entry.accepted += [read_task(*fields) for fields in accepted]
     entry.progress += [(task_id, Progress(*counts)) for task_id, counts in progress]
     for name, fields, age in outcomes:
-        kept = KeptOutcome(name, Outcome(*fields), age + max(0.0, now - written))
+        outcome = Outcome(*fields)
+        outcome = outcome._replace(status=Status(outcome.status))
+        kept = KeptOutcome(name, outcome, age + max(0.0, now - written))
         entry.outcomes[kept.outcome.id] = kept
     entry.gone.update(dict.fromkeys(gone))
     entry.owners.update(owners)

@@ -139,11 +139,6 @@ class Accounts:
         account.clients += 1
         return account
 
-    def clients_of(self, owner: str) -> int:
-        """How many of its clients are here."""
-        account = self._accounts.get(owner)
-        return 0 if account is None else account.clients
-
     def of(self, client: ClientId, owner: str, name: str = "") -> Account:
         label = owner or f"client {client}"
         account = self._accounts.get(label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobrunner.protocol.coordinator.function_table import key_of
 from jobrunner.protocol.coordinator.outboxes import OUTCOME_WINDOW
 from jobrunner.protocol.coordinator.outgoing import Outgoing
-from jobrunner.protocol.coordinator.peers import ClientSession
+from jobrunner.protocol.coordinator.peers import REF_BYTES, ClientSession
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.sessions import Sessions
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
@@ -80,7 +80,7 @@ class Admission:
                 )
                 return
         for key in message.drop_functions:
-            here = client.function_refs.pop(key, None)
+            here = client.refer_no_more(key)
             if here is not None:
                 scheduler.functions.drop_ref(here)
 
@@ -106,7 +106,11 @@ class Admission:
                 return refused[part]
         functions = self._scheduler.functions
         key = key_of(client.account.owner, definition.key)
-        if functions.get(key) is None:
+        if functions.get(key) is not None:
+            excess = client.account.bytes_excess(REF_BYTES, self._settings.quota)
+            if excess:
+                return excess
+        else:
             size = payload_size(definition.blob)
             if size > self._settings.max_payload:
                 return f"its function has {size:,} bytes, and may have {self._settings.max_payload:,} (max_payload)"
@@ -121,7 +125,7 @@ class Admission:
                 return f"its function and its parts are of {pieces:,} buffers, and may be of {MAX_BUFFERS:,}"
         parts = tuple([client.function_refs[part] for part in definition.parts])
         functions.define(definition._replace(key=key, parts=parts), client.account).refs += 1
-        client.function_refs[definition.key] = key
+        client.refer(definition.key, key)
         return ""
 
     def takes_no_answers(self, client: ClientSession, now: float) -> bool:

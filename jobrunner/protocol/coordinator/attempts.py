@@ -79,6 +79,16 @@ class Attempts:
 
     # --- what workers say ---
 
+    def is_unheard(self, worker: WorkerSession, task_id: TaskId, attempt: int) -> bool:
+        """Whether this attempt is at the worker, and the worker has not acknowledged its assignment.
+
+        Whatever a worker says of an attempt comes with that acknowledgement.
+        """
+        record = self._tasks.get(task_id)
+        if record is None or record.worker is not worker or record.attempt != attempt:
+            return False
+        return record.sent_in > worker.link.acknowledged
+
     def outcome(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
         """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
         self._dispatcher.wake(worker)
@@ -86,7 +96,7 @@ class Attempts:
         if record is None:
             held = self._orphans.get(outcome.id)
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
-                self._orphans.ended(held, outcome)
+                self._orphans.ended(outcome.id, outcome)
                 if outcome.status == m.SPLIT:
                     self.goes_on(worker, outcome, now)
             else:
@@ -174,6 +184,7 @@ class Attempts:
         estimate = record.function.estimate
         record.estimate = estimate if estimate == UNKNOWN else estimate * record.elements
         self._tasks.move(record, ASSIGNED, now)
+        record.sent_in = 0
         worker.take(record)
 
     def _release(self, record: TaskRecord) -> None:
@@ -234,7 +245,7 @@ class Attempts:
             else:
                 self.again(record, now)
             return
-        error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
+        error = (outcome.detail or {}).get("error", status.label)
         record.record_event(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:
             record.crashes += 1
@@ -267,7 +278,7 @@ class Attempts:
             return
         running = (outcome.detail or {}).get("running", -1)
         if not isinstance(record.body.kind, Bundle) or not 0 <= running < record.body.kind.calls:
-            detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
+            detail: m.Detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
             self._endings.finish(
                 record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
             )
@@ -303,6 +314,7 @@ class Attempts:
         self._dispatcher.wake(worker)
         for record in worker.tasks.values():
             self._deadlocks.waits_no_more(record)  # it is told again
+            record.sent_in = 0
         still_there = {(entry.id, entry.attempt) for entry in held}
         gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
         for record in reversed(gone):  # each goes to the head of the queue
@@ -403,7 +415,7 @@ class Attempts:
                 record.crashes += 1
                 record.suspected = record.attempt
                 record.record_event(f"attempt {record.begun}: worker {worker.name} {reason}")
-            detail = {
+            detail: m.Detail = {
                 "error": f"worker {worker.name} {reason}",
                 "worker": worker.name,
                 "host": worker.hello.host,

@@ -19,7 +19,8 @@ from jobrunner.protocol.coordinator.offences import Offences
 from jobrunner.protocol.coordinator.outboxes import OUTPUT_WINDOW, Outboxes
 from jobrunner.protocol.coordinator.outgoing import Outgoing
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
-from jobrunner.protocol.coordinator.reports import answer
+from jobrunner.protocol.coordinator.questions import Questions
+from jobrunner.protocol.coordinator.reports import answer, looked_at
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.sessions import Sessions
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
@@ -46,6 +47,7 @@ from jobrunner.protocol.session import RETRY_LIMIT
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import ENTRY_BYTES, of_value
 from jobrunner.protocol.wire.details import CUT_TEXT, passable
+from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.protocol.wire.principals import INVITED, Principal
 
@@ -93,6 +95,9 @@ class CoordinatorCore:
         self.sessions = Sessions(settings, self.scheduler, self._out, self.offences, peers)
         self.admission = Admission(settings, self.scheduler, self._out, self.sessions)
         self._outboxes = Outboxes(self.scheduler, self._out)
+        self._questions = Questions()
+        self._joined: dict[tuple[str, str], str] = {}
+        """The names of the keys that have joined by now, by their invitation and themselves."""
         self._last_tick = now
         self._next_sweep: float | None = None
         if journal is not None:
@@ -118,6 +123,7 @@ class CoordinatorCore:
         elif type(event) is DrainRequested:
             self._drain(now)
         elif type(event) is Revoked:
+            self._joined = {keys: name for keys, name in self._joined.items() if event.key not in keys}
             self.sessions.revoke(event.key, now)
         elif type(event) is JoinAnswered:
             self._answer_join(event, now)
@@ -131,6 +137,7 @@ class CoordinatorCore:
             self._drain_until,
             self.offences.next_deadline(),
             self.scheduler.dispatcher.next_deadline(),
+            self._last_tick if self._questions else None,
         ]
         if not self.draining:
             times.append(self.scheduler.dispatcher.next_placement())
@@ -200,14 +207,22 @@ class CoordinatorCore:
                 source, session, "only who holds an invitation can join; this is a key already", now
             )
             return
+        known = self._joined.get((who.key, message.key))
+        if known is not None:  # it repeats itself until it has heard the answer
+            self._out.reply(source, session, m.Joined(known))
+            return
         self._out.add(JoinRequested(source, session, who, message.key, message.name, message.role))
 
     def _answer_join(self, event: JoinAnswered, now: float) -> None:
+        request = event.request
         if event.error:
-            self.offences.refuse(event.source, event.session, event.error, now)
-        else:
+            self.offences.refuse(request.source, request.session, event.error, now)
+            return
+        keys = request.who.key, request.key
+        if keys not in self._joined:
+            self._joined[keys] = event.name
             self._out.log("info", f"{event.name} has joined: its key is known from now on")
-            self._out.reply(event.source, event.session, m.Joined(event.name))
+        self._out.reply(request.source, request.session, m.Joined(event.name))
 
     def _reject(self, event: Rejected, now: float) -> None:
         self.offences.note(event.source, event.reason, now)
@@ -247,8 +262,8 @@ class CoordinatorCore:
         if self.admission.takes_no_answers(client, now):
             return
         client.unacked_replies += 1
-        reply = answer(self, client.who, message, now)
-        self._out.send(client, reply, now, of_value(reply.data) + of_value(reply.error))
+        if not self._questions.ask(client, message):
+            self.sessions.unexpected(client, "too many questions of its key wait; its session ends", now)
 
     # --- messages from workers ---
 
@@ -263,6 +278,8 @@ class CoordinatorCore:
         if any(payload_size(outcome.payload) > self.settings.max_payload for outcome in message.outcomes):
             self.sessions.unexpected(worker, "a result larger than max_payload; its session ends", now)
             return
+        if self._are_unheard(worker, [(outcome.id, outcome.attempt) for outcome in message.outcomes], now):
+            return
         for outcome in message.outcomes:
             self.scheduler.attempts.outcome(worker, passable(outcome), now)
         if journal_gate.outcomes_noted > noted:
@@ -273,6 +290,8 @@ class CoordinatorCore:
             self.scheduler.attempts.started(worker, task_id, now)
 
     def _on_tasks_returned(self, worker: WorkerSession, message: m.TasksReturned, now: float) -> None:
+        if self._are_unheard(worker, message.tasks, now):
+            return
         if message.missing_modules:
             self.scheduler.missing_modules.report(worker, message.tasks, message.missing_modules, now)
             return
@@ -280,6 +299,17 @@ class CoordinatorCore:
             self.scheduler.attempts.returned(worker, task_id, attempt, now, begun=message.begun)
         if not message.begun:
             self.scheduler.dispatcher.rest(worker, now)
+
+    def _are_unheard(self, worker: WorkerSession, tasks: list[tuple[TaskId, int]], now: float) -> bool:
+        """Whether it is done with something that it has not acknowledged to have; then it is reset.
+
+        Assignments are kept until they are acknowledged, and so might be any number of one task.
+        """
+        if not any(self.scheduler.attempts.is_unheard(worker, *each) for each in tasks):
+            return False
+        what = "it is done with a task whose assignment it has not acknowledged; its session ends"
+        self.sessions.unexpected(worker, what, now)
+        return True
 
     def _on_cancel_refused(self, worker: WorkerSession, message: m.CancelRefused, now: float) -> None:
         for task_id in message.ids:
@@ -290,7 +320,7 @@ class CoordinatorCore:
             self.scheduler.capacity(worker, min(message.slots, MAX_SLOTS))
 
     def _on_stuck(self, worker: WorkerSession, message: m.Stuck, now: float) -> None:
-        self.scheduler.stuck(worker, message.why[:CUT_TEXT], now)
+        self.scheduler.stuck(worker, message.why[:CUT_TEXT])
 
     def _on_waits(self, worker: WorkerSession, message: m.Waits, now: float) -> None:
         for wait in message.waits:
@@ -365,6 +395,7 @@ class CoordinatorCore:
         if self._next_sweep is not None and now >= self._next_sweep:
             self._sweep(now)
         self.offences.log_due(now)
+        self._answer_questions(now)
         self.scheduler.due(now)
         if not self.draining:
             self.scheduler.deadlocks.look(now)
@@ -378,6 +409,16 @@ class CoordinatorCore:
             idle = not any(worker.tasks for worker in self.scheduler.roster.workers.values())
             if (idle and self.scheduler.journal_gate.idle) or now >= self._drain_until:
                 self._leave(now)
+
+    def _answer_questions(self, now: float) -> None:
+        def reply(client: ClientSession, query: m.Query) -> int:
+            if self.admission.takes_no_answers(client, now):  # it may have got very much since it asked
+                return 1
+            told = answer(self, client.who, query, now)
+            self._out.send(client, told, now, of_value(told.data) + of_value(told.error))
+            return looked_at(self, query)
+
+        self._questions.answer(reply)
 
     def _write_journal(self) -> None:
         """Before anything of this turn leaves."""

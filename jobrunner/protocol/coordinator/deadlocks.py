@@ -79,7 +79,7 @@ class Deadlocks:
         if record is None:
             held = self._orphans.get(wait.id)
             if held is not None and held.worker is worker:
-                held.wait = wait
+                self._orphans.waits(held, wait)
         elif record.worker is worker and record.state in ACTIVE:
             self.waits_no_more(record)
             if wait.calls:

@@ -134,7 +134,9 @@ class Division:
         spec = m.TaskSpec(record.id, record.body)
         stop = stop_of(spec, outcome)
         if stop is None or is_strange(record):
-            detail = {"error": f"worker {worker.name} gave back elements of a chunk that it did not have"}
+            detail: m.Detail = {
+                "error": f"worker {worker.name} gave back elements of a chunk that it did not have"
+            }
             self._endings.finish(
                 record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
             )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobrunner.protocol.coordinator.accounts import Accounts
-from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, Results
+from jobrunner.protocol.coordinator.accounts import Accounts, Quota
+from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, Results, beyond_quota
 from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.journal_gate import JournalGate
 from jobrunner.protocol.coordinator.peers import ClientSession
@@ -20,6 +20,7 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.details import brief
 from jobrunner.protocol.wire.ids import TaskId, client_of, open_part
 from jobrunner.protocol.wire.kinds import Bundle
+from jobrunner.protocol.wire.payloads import payload_size
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.dependencies import Dependencies
@@ -58,6 +59,7 @@ class Endings:
         results: Results,
         journal_gate: JournalGate,
         crash_limit: int,
+        quota: Quota,
     ) -> None:
         self._tasks = tasks
         self._roster = roster
@@ -66,6 +68,7 @@ class Endings:
         self._results = results
         self._journal_gate = journal_gate
         self._crash_limit = crash_limit
+        self._quota = quota
         self._dependencies: Dependencies
 
     def tell(self, dependencies: Dependencies) -> None:
@@ -73,10 +76,13 @@ class Endings:
         self._dependencies = dependencies
 
     def finish(self, record: TaskRecord, outcome: m.Outcome, state: TaskState, now: float) -> None:
-        self._tasks.move(record, state, now)
         client = record.client
         client.account.remove_call(record.size, record.body.options.resources)
         self._dependencies.drop(record)
+        excess = self._kept_excess(record, outcome, now)
+        if excess:
+            outcome, state = beyond_quota(record.id, excess)._replace(attempt=record.attempt), FAILED
+        self._tasks.move(record, state, now)
         record.outcome = outcome
         self._functions.release(record.function)
         if record.initializer is not None:
@@ -91,6 +97,18 @@ class Endings:
             drop_payload(record)
         self._remember(record, outcome, now)
         drop_body(record)
+
+    def _kept_excess(self, record: TaskRecord, outcome: m.Outcome, now: float) -> str:
+        """Why it is too much for its owner to keep that outcome; empty: it is not, or is not to be kept.
+
+        When the call was accepted, nobody knew how much it would be.
+        """
+        if not record.body.options.detach or not (outcome.payload or outcome.detail):
+            return ""
+        account = record.client.account
+        excess = account.bytes_excess(FinishedTask("", outcome, now).size, self._quota)
+        size = payload_size(outcome.payload)
+        return excess and f"its result, of {size:,} bytes, is not kept: {excess}"
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """For those who want to know now, and those who may ask later."""
@@ -124,7 +142,7 @@ class Endings:
             return
         if isinstance(record.body.kind, Bundle):
             self.leave_to_client(record, record.weight)
-        detail = dict(outcome.detail or {})
+        detail: m.Detail = {**(outcome.detail or {})}
         detail["attempts"] = list(record.history or ())
         if record.body.options.at_most_once:
             detail["at_most_once"] = True

@@ -18,7 +18,7 @@ from jobrunner.protocol.coordinator.task import Interest, TaskRecord
 from jobrunner.protocol.wire.batches import of_outcome
 from jobrunner.protocol.wire.details import without_need
 from jobrunner.protocol.wire.ids import TaskId, open_part, short_id
-from jobrunner.protocol.wire.messages import OK, REFUSED, STATUS_NAMES, UNMET, Outcome
+from jobrunner.protocol.wire.messages import OK, REFUSED, UNMET, Detail, Outcome
 from jobrunner.protocol.wire.payloads import payload_size
 
 OVERHEAD = 100
@@ -165,10 +165,10 @@ def outcome_of_dependent(record: TaskRecord, dependency: Outcome, name: str) -> 
     assert dependency.status != OK
     if dependency.status == UNMET:
         return dependency._replace(id=record.id, attempt=record.attempt)
-    how = STATUS_NAMES[dependency.status]
+    how = dependency.status.label
     named = f" ({name})" if name else ""
     why = (dependency.detail or {}).get("error")
-    detail = {
+    detail: Detail = {
         "error": f"it was not run: task {short_id(dependency.id)}{named}, whose result it needs, {how}"
         + (f": {why}" if why else ""),
         "need": dependency.id,

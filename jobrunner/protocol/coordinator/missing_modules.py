@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
 from jobrunner.protocol.coordinator.resources import Requirements, module_requirement
 from jobrunner.protocol.coordinator.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, required_of
+from jobrunner.protocol.wire.batches import of_outcome
+from jobrunner.protocol.wire.details import cut
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.messages import REFUSED, Outcome
+from jobrunner.protocol.wire.payloads import payload_size
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.attempts import Attempts
@@ -38,6 +41,12 @@ NEW_ANSWER_SECONDS = 1.0
 """For which it holds where it would be the end of a new call."""
 
 MAX_WORKERS_NAMED = 5
+
+MAX_PAIRS = 1000
+"""Functions, each with an initializer, of which it is remembered what of their modules is contested."""
+
+MAX_FAILURE_BYTES = 16 * 1024
+"""Of what is kept of an initializer's failure, in nobody's account, and told to each call that needs it."""
 
 INITIALIZER = "initializer "
 """Before an initializer's key: its name among those of modules, none of which has a space."""
@@ -63,6 +72,8 @@ class MissingModules:
         self._attempts: Attempts
         self.contested_modules: frozenset[str] = frozenset()
         """Modules that some worker lacks."""
+        self._contested_of: dict[tuple[FunctionEntry, FunctionEntry | None], list[str]] = {}
+        """Of some functions, with their initializers, those of them that they need: each of very many calls asks."""
         self._oldest = 0.0
         """When the first of the answers that still hold was given."""
         self._failures: dict[str, Outcome] = {}
@@ -131,7 +142,7 @@ class MissingModules:
         name = initializer_name(record.initializer)
         error = (outcome.detail or {}).get("error", "raised")
         record.record_event(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
-        self._failures[name] = outcome
+        self._failures[name] = moderate(outcome)
         if not self.contested_modules:
             self._oldest = now
         news = name not in worker.missing_modules
@@ -169,7 +180,14 @@ class MissingModules:
     def _contested(self, function: FunctionEntry, initializer: FunctionEntry | None) -> list[str]:
         if not self.contested_modules:
             return []
-        return [name for name in needed(function, initializer) if name in self.contested_modules]
+        pair = function, initializer
+        found = self._contested_of.get(pair)
+        if found is None:
+            if len(self._contested_of) >= MAX_PAIRS:
+                self._contested_of.clear()
+            found = [name for name in needed(function, initializer) if name in self.contested_modules]
+            self._contested_of[pair] = found
+        return found
 
     def _able(self, base: Requirements) -> list[WorkerSession]:
         """Workers that could run it, were it not for the modules."""
@@ -205,6 +223,7 @@ class MissingModules:
         self.contested_modules = frozenset(
             name for w in self._roster.workers.values() for name in w.missing_modules
         )
+        self._contested_of.clear()
         for name in self._failures.keys() - self.contested_modules:
             del self._failures[name]
 
@@ -217,7 +236,8 @@ class MissingModules:
         entries = {
             entry
             for entry in self._functions.entries()
-            if not names.isdisjoint(entry.definition.modules) or initializer_name(entry) in names
+            if entry.users
+            and (not names.isdisjoint(entry.definition.modules) or initializer_name(entry) in names)
         }
         if not entries:
             return []
@@ -275,6 +295,18 @@ class MissingModules:
         return f"{', and '.join(parts)}: {advice} Executor(..., ship=[...])"
 
 
+def moderate(failure: Outcome) -> Outcome:
+    """The same as far as it is worth keeping: of what is larger, the facts."""
+    size = payload_size(failure.payload)
+    if size + of_outcome(failure) <= MAX_FAILURE_BYTES:
+        return failure
+    detail = cut(failure.detail or {})
+    if failure.payload:
+        detail["too_large"] = True
+        detail.setdefault("error", f"it raised an exception of {size:,} bytes, which are not kept")
+    return failure._replace(payload=b"", detail=detail)
+
+
 def base_requirements(record: TaskRecord) -> Requirements:
     return required_of(record.amounts, record.function, record.initializer)
 
@@ -285,9 +317,9 @@ def needed(function: FunctionEntry, initializer: FunctionEntry | None) -> tuple[
     if initializer is None:
         return own
     definition = initializer.definition
-    both = own + tuple(name for name in definition.modules if name not in own)
-    if definition.ships:
-        both = tuple(name for name in both if name not in definition.ships)
+    both = dict.fromkeys((*own, *definition.modules))
+    for name in definition.ships:
+        both.pop(name, None)
     return (*both, initializer_name(initializer))
 
 

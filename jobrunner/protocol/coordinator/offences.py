@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from jobrunner.protocol.coordinator.outgoing import Outgoing
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.coordinator.rejections import Rejections
-from jobrunner.protocol.effects import Event, Received, Rejected, Source
+from jobrunner.protocol.effects import Event, JoinAnswered, Received, Rejected, Source
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.principals import Principal
 
@@ -21,8 +21,8 @@ class Offences:
         self._rejections = Rejections()
         self._intolerable: dict[Source, None] = {}
         self._speaker: Principal | None = None
-        """Who sent the message that is being handled: ANYONE also for a key that may not connect any more. None if the
-        event is no message."""
+        """Who sent the message, or asked for the answer, that is being handled: ANYONE also for a key that may not
+        connect any more. None if the event is neither."""
 
     @property
     def count(self) -> int:
@@ -31,7 +31,10 @@ class Offences:
 
     def begin(self, event: Event) -> None:
         """This event is handled from now on."""
-        self._speaker = event.who if isinstance(event, (Received, Rejected)) else None
+        if isinstance(event, (Received, Rejected)):
+            self._speaker = event.who
+        else:
+            self._speaker = event.request.who if isinstance(event, JoinAnswered) else None
 
     def note(self, source: Source, reason: str, now: float) -> None:
         peer = self._peers.get(source)

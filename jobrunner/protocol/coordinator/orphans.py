@@ -3,6 +3,10 @@
 A worker of an earlier coordinator comes back with its tasks, and their clients come back with theirs, in any order.
 Until a task's client names it, or can name it no more, it is an orphan: it takes its slot, its outcome is kept, and it
 is not run anywhere else.
+
+Nobody but the worker says that there is such a task. So what is kept of it counts for the worker's key, and all that
+the workers of one key have here so may take as much as an owner's calls. What is more is as if the worker did not have
+it: the task is run when its client names it.
 """
 
 from __future__ import annotations
@@ -12,15 +16,22 @@ from collections.abc import Iterable, Iterator
 
 from jobrunner.protocol.bundles import index_of_call, place_of_call
 from jobrunner.protocol.chunks import chunk_of
+from jobrunner.protocol.coordinator.accounts import Quota
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.piece_index import PieceIndex
-from jobrunner.protocol.coordinator.roster import Roster
+from jobrunner.protocol.coordinator.roster import Roster, subtract
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.batches import of_outcome, of_wait
 from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of
+from jobrunner.protocol.wire.payloads import kept_size
 
 LOOKS_PER_GRACE = 4
 """How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
+
+
+ORPHAN_BYTES = 2000
+"""What such a task takes here, about, with its id; without its outcome."""
 
 
 class OrphanedTask:
@@ -41,13 +52,24 @@ class OrphanedTask:
         self.wait: m.Wait | None = None
         """What it waits for, as the worker has told."""
 
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        size = ORPHAN_BYTES
+        if self.outcome is not None:
+            size += kept_size(self.outcome.payload) + of_outcome(self.outcome)
+        return size if self.wait is None else size + of_wait(self.wait)
+
 
 class Orphans:
     """The orphaned tasks by their ids, and by the clients that may name them: a thousand may come back at once."""
 
-    def __init__(self, roster: Roster, tasks: TaskTable) -> None:
+    def __init__(self, roster: Roster, tasks: TaskTable, quota: Quota) -> None:
         self._roster = roster
         self._tasks = tasks
+        self._most = quota.bytes
+        self._bytes: Counter[str] = Counter()
+        """Of all that workers have so, by their keys."""
         self._orphans: dict[TaskId, OrphanedTask] = {}
         self._pieces = PieceIndex()
         self._of_client: dict[ClientId, dict[TaskId, None]] = {}
@@ -78,16 +100,40 @@ class Orphans:
         return self._pieces.of(whole)
 
     def add(self, worker: WorkerSession, held: m.Held, now: float) -> None:
-        self._orphans[held.id] = OrphanedTask(worker, held, now)
+        """The worker is told to stop it where its key has too much here."""
+        orphan = OrphanedTask(worker, held, now)
+        if self._is_too_much(worker, orphan.size):
+            self._roster.fence(worker, held.id)
+            return
+        self._orphans[held.id] = orphan
+        self._bytes[worker.came_with] += orphan.size
         self._pieces.add(held.id)
         self._of_client.setdefault(client_of(held.id), {})[held.id] = None
         worker.strays += 1
 
-    def ended(self, orphan: OrphanedTask, outcome: m.Outcome) -> None:
+    def ended(self, task_id: TaskId, outcome: m.Outcome) -> None:
         """Its outcome is kept for its client."""
+        orphan = self._orphans[task_id]
+        if self._is_too_much(orphan.worker, kept_size(outcome.payload) + of_outcome(outcome)):
+            self.take(task_id)
+            return
         if orphan.outcome is None:
             self._frees(orphan.worker)
+        self._bytes[orphan.worker.came_with] -= orphan.size
         orphan.outcome = outcome
+        self._bytes[orphan.worker.came_with] += orphan.size
+
+    def waits(self, orphan: OrphanedTask, wait: m.Wait) -> None:
+        """Its worker tells what it waits for."""
+        if not self._is_too_much(orphan.worker, of_wait(wait)):
+            self._bytes[orphan.worker.came_with] -= orphan.size
+            orphan.wait = wait
+            self._bytes[orphan.worker.came_with] += orphan.size
+
+    def _is_too_much(self, worker: WorkerSession, size: int) -> bool:
+        """Whether so many bytes more are too much of one key, where that is known."""
+        key = worker.came_with
+        return bool(key and self._most) and self._bytes[key] + size > self._most
 
     def named_later(self, task_id: TaskId) -> bool:
         """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call.
@@ -125,6 +171,7 @@ class Orphans:
         held = self._orphans.pop(task_id, None)
         if held is None:
             return None
+        subtract(self._bytes, held.worker.came_with, held.size)
         self._pieces.drop(task_id)
         of_client = self._of_client[client_of(task_id)]
         del of_client[task_id]
@@ -168,5 +215,9 @@ class Orphans:
         self._pieces.check_invariants(self._orphans)
         named = [task_id for tasks in self._of_client.values() for task_id in tasks]
         assert sorted(named) == sorted(self._orphans)
+        sizes: Counter[str] = Counter()
+        for orphan in self._orphans.values():
+            sizes[orphan.worker.came_with] += orphan.size
+        assert self._bytes == sizes, f"{self._bytes} is not {sizes}"
         strays = Counter(o.worker.id for o in self._orphans.values() if o.outcome is None)
         assert all(worker.strays == strays[worker.id] for worker in self._roster.workers.values())

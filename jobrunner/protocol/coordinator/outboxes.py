@@ -123,7 +123,9 @@ class Outboxes:
     ) -> None:
         tasks, size = [], 0
         functions: list[m.FunctionDef] = []
+        number = worker.link.next_number
         for record in records:
+            record.sent_in = number
             for entry in (record.function, record.initializer):
                 if entry is not None and worker.id not in entry.known_by:
                     functions += entry.untold(worker.id)

@@ -29,6 +29,9 @@ from jobrunner.protocol.wire.messages import (
 )
 from jobrunner.protocol.wire.principals import ANYONE, Principal
 
+REF_BYTES = 500
+"""What it takes here, about, that a client may name a function."""
+
 CLIENT_PATIENCE = 6
 """Times the usual timeout that a connected client may be silent."""
 
@@ -36,7 +39,7 @@ CLIENT_PATIENCE = 6
 class Peer:
     """The other end of a session, seen from the coordinator."""
 
-    __slots__ = ("greeting", "link", "serial", "source", "unreachable_since", "who")
+    __slots__ = ("came_with", "greeting", "link", "serial", "source", "unreachable_since", "who")
 
     def __init__(self, source: Source, link: Link, who: Principal) -> None:
         self.greeting = ""
@@ -46,6 +49,8 @@ class Peer:
         self.source = source
         self.link = link
         self.who = who
+        self.came_with = who.key
+        """The key among whose peers it counts as long as it is here."""
         self.unreachable_since: float | None = None
 
     @property
@@ -87,6 +92,7 @@ class ClientSession(Peer):
         "id",
         "is_new",
         "lost_at",
+        "needs_told",
         "outcomes",
         "output",
         "output_characters",
@@ -136,6 +142,8 @@ class ClientSession(Peer):
         self.output_characters = 0
         self.accepted: list[TaskId] = []
         self.result_requests: list[TaskId] = []
+        self.needs_told: set[TaskId] = set()
+        """Its calls that it has named again in this session, and for whose needs it was asked therefore."""
         self.cancels: dict[TaskId, bool] = {}
         """Calls in its bundles that others want cancelled, which it has to do; also while they run?"""
         self.unacked_replies = 0
@@ -154,6 +162,25 @@ class ClientSession(Peer):
         """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their
         outcomes. The message that names one may be late, and would else be taken for a new task."""
 
+    def refer(self, function: FunctionKey, here: FunctionKey) -> None:
+        """It may name that function from now on."""
+        self.function_refs[function] = here
+        self.account.bytes += REF_BYTES
+
+    def refer_no_more(self, function: FunctionKey) -> FunctionKey | None:
+        """Return the function's key here, if it was there."""
+        here = self.function_refs.pop(function, None)
+        if here is not None:
+            self.account.bytes -= REF_BYTES
+        return here
+
+    def take_function_refs(self) -> list[FunctionKey]:
+        """It may name none any more; return their keys here, in the same order in every process."""
+        refs = sorted(self.function_refs.values())
+        self.account.bytes -= REF_BYTES * len(refs)
+        self.function_refs.clear()
+        return refs
+
     def add_task(self, record: TaskRecord) -> None:
         self.tasks[record.id] = record
         self.unfinished += record.weight
@@ -161,6 +188,7 @@ class ClientSession(Peer):
     def remove_task(self, record: TaskRecord) -> None:
         """It has ended, or belongs to another session of its client."""
         del self.tasks[record.id]
+        self.needs_told.discard(record.id)
         self.unfinished -= record.weight
 
     def forget_unnamed(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from jobrunner.protocol.coordinator.function_table import FunctionEntry, FunctionTable
 from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.wire import messages as m
@@ -24,27 +26,23 @@ class PythonVersions:
         """How a call of these ends that no worker who is here can run; None if one can, or if none is here."""
         if self._roster.workers:
             for entry in (function, initializer):
-                if entry is not None and entry.requirements and not self._is_provided(entry):
+                if entry is not None and not self._is_provided(entry):
                     return self.wrong_python(task_id, entry)
         return None
 
     def unprovided(self) -> set[FunctionEntry]:
         """Functions that none of the workers who are here can run."""
-        provided = {name for worker in self._roster.workers.values() for name in worker.provides}
-        needing = [f for f in self._functions.entries() if f.requirements]
-        return {f for f in needing if provided.isdisjoint([name for name, _ in f.requirements])}
+        return {entry for entry in self._functions.entries() if not self._is_provided(entry)}
 
     def _is_provided(self, function: FunctionEntry) -> bool:
-        """Whether any worker has the version of Python that a function needs."""
-        return any(
-            name in worker.provides
-            for worker in self._roster.workers.values()
-            for name, _ in function.requirements
-        )
+        """Whether any worker has the version of Python that a function needs, if it needs one."""
+        python = function.definition.python
+        return not python or python in self._roster.pythons
 
     def wrong_python(self, task_id: TaskId, function: FunctionEntry) -> m.Outcome:
-        there = sorted({worker.hello.python for worker in self._roster.workers.values()})
-        named = ", ".join(there[:MAX_VERSIONS_NAMED]) + (", ..." if len(there) > MAX_VERSIONS_NAMED else "")
+        there = sorted(islice(self._roster.pythons, MAX_VERSIONS_NAMED))
+        more = ", ..." if len(self._roster.pythons) > MAX_VERSIONS_NAMED else ""
+        named = ", ".join(there) + more
         definition = function.definition
         error = (
             f"the function {definition.name} is sent by value, from Python {definition.python}, and the workers have"

@@ -26,7 +26,7 @@ from jobrunner.protocol.coordinator.task import (
 from jobrunner.protocol.wire.batches import of_value
 from jobrunner.protocol.wire.ids import TaskId, call_id, short_id
 from jobrunner.protocol.wire.kinds import Bundle
-from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, STATUS_NAMES, Query, Reply
+from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, Query, Reply
 from jobrunner.protocol.wire.principals import Principal
 
 if TYPE_CHECKING:
@@ -79,6 +79,13 @@ def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> R
         return Reply(query.number, describe(core, who, query.argument, now))
     except (UnknownName, ValueError) as exc:
         return Reply(query.number, None, str(exc))
+
+
+def looked_at(core: CoordinatorCore, query: Query) -> int:
+    """Return how many tasks and peers an answer to this query looks at, at the most."""
+    roster, tasks = core.scheduler.roster, core.scheduler.tasks
+    peers = len(roster.workers) + len(roster.clients)
+    return 1 + peers + (len(tasks) + len(tasks.recent) if query.kind in OF_TASKS else 0)
 
 
 def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
@@ -198,6 +205,9 @@ ANSWERS = {
 
 DONE = tuple(state.label for state in TERMINAL)
 
+OF_TASKS = ("tasks", "task", "cancel")
+"""Those of ANSWERS for which tasks are looked for."""
+
 COMMANDS = ("cancel", "drain", "forget")
 """Those of ANSWERS that change something."""
 
@@ -279,7 +289,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> Row:
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
-        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:MAX_HISTORY_LINE_LENGTH]
+        error = (outcome.detail or {}).get("error", outcome.status.label)[:MAX_HISTORY_LINE_LENGTH]
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId
 from jobrunner.protocol.wire.messages import CancelRequest
@@ -15,6 +17,8 @@ class Roster:
         self.workers: dict[WorkerId, WorkerSession] = {}
         self.worker_names: set[str] = set()
         """Maintained incrementally, as `slots` is, because thousands of workers may join at once."""
+        self.pythons: Counter[str] = Counter()
+        """How many workers have each version of Python: every call of a function by value needs to know."""
         self.slots = 0
         """Total over all workers."""
         self.workers_with_room: dict[WorkerSession, None] = {}
@@ -22,15 +26,27 @@ class Roster:
         self.pending_flush: dict[Peer, None] = {}
         """Peers with something in their outbox."""
         self._resized = False
+        self._clients_of: Counter[str] = Counter()
+        self._workers_of: Counter[str] = Counter()
+        """How many of them came with each key; a greeting must not look at all of them."""
 
     # --- clients ---
 
     def add_client(self, client: ClientSession) -> None:
         self.clients[client.id] = client
+        self._clients_of[client.came_with] += 1
 
     def remove_client(self, client: ClientSession) -> bool:
         """Whether a client of that id was there."""
-        return self.clients.pop(client.id, None) is not None
+        gone = self.clients.pop(client.id, None)
+        if gone is None:
+            return False
+        subtract(self._clients_of, gone.came_with)
+        return True
+
+    def clients_of(self, key: str) -> int:
+        """How many clients are here that connect with that key, whoever they act for."""
+        return self._clients_of[key]
 
     def has_client(self, client: ClientSession) -> bool:
         """Whether this very session is there, and not another one of the same client."""
@@ -40,18 +56,26 @@ class Roster:
 
     def add_worker(self, worker: WorkerSession) -> None:
         self.workers[worker.id] = worker
+        self._workers_of[worker.came_with] += 1
+        self.pythons[worker.hello.python] += 1
         self.worker_names.add(worker.name)
         self.slots += worker.slots
         self._resized = True
 
     def remove_worker(self, worker: WorkerSession) -> None:
         if self.workers.pop(worker.id, None) is not None:
+            subtract(self._workers_of, worker.came_with)
+            subtract(self.pythons, worker.hello.python)
             self.resize(worker, 0)
             self.worker_names.discard(worker.name)
         worker.link.drop_early()
         self.workers_with_room.pop(worker, None)
         self.pending_flush.pop(worker, None)
         self._resized = True
+
+    def workers_of(self, key: str) -> int:
+        """How many workers are here that connect with that key."""
+        return self._workers_of[key]
 
     def has_worker(self, worker: WorkerSession) -> bool:
         """Whether this very session is there, and not another one of the same worker."""
@@ -111,3 +135,10 @@ class Roster:
         assert self.worker_names == {worker.name for worker in self.workers.values()}
         for worker in self.workers_with_room:
             assert self.has_worker(worker), f"{worker.name} is gone, and may be given tasks"
+
+
+def subtract(counts: Counter[str], key: str, count: int = 1) -> None:
+    """So much less, and nothing is left of a key that has none."""
+    counts[key] -= count
+    if not counts[key]:
+        del counts[key]

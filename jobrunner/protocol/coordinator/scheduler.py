@@ -70,9 +70,10 @@ class Scheduler:
             results=self.results,
             journal_gate=self.journal_gate,
             crash_limit=crash_limit,
+            quota=quota,
         )
         self.dispatcher = Dispatcher(self.roster, self.tasks)
-        self.orphans = Orphans(self.roster, self.tasks)
+        self.orphans = Orphans(self.roster, self.tasks, quota)
         self.dependencies = Dependencies(
             tasks=self.tasks,
             roster=self.roster,
@@ -133,6 +134,8 @@ class Scheduler:
             missing_modules=self.missing_modules,
             attempts=self.attempts,
         )
+        self._newly_stuck: WorkerSession | None = None
+        """The last worker that has said so in this turn."""
         self.missing_modules.hand_back_to(self.attempts)
         self.division.hand_on_to(self.attempts, self.submission)
 
@@ -174,9 +177,8 @@ class Scheduler:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [record for record in client.tasks.values() if not record.body.options.detach]:
             self.cancel(record.id, True, now)
-        for key in sorted(client.function_refs.values()):
+        for key in client.take_function_refs():
             self.functions.drop_ref(key)
-        client.function_refs.clear()
         self.endings.forget_untaken_outcomes(client)
         client.outcomes.clear()
         client.renew_link(Link("", now, 0.0))  # with all that it has not taken
@@ -255,12 +257,19 @@ class Scheduler:
         self.roster.resize(worker, slots)
         self.roster.may_have_room(worker)
 
-    def stuck(self, worker: WorkerSession, why: str, now: float) -> None:
-        """All tasks there wait for tasks of their own that have no slot. If all workers are stuck, refuse the deepest.
+    def stuck(self, worker: WorkerSession, why: str) -> None:
+        """All tasks there wait for tasks of their own that have no slot."""
+        worker.stuck = why or "unknown"
+        self._newly_stuck = worker
+
+    def _refuse_deepest(self, now: float) -> None:
+        """If all workers are stuck, refuse the deepest calls, of which all are looked at: once in a turn.
 
         Otherwise nothing would ever go on; the tasks that wait for these do, as soon as they hear of it.
         """
-        worker.stuck = why or "unknown"
+        worker, self._newly_stuck = self._newly_stuck, None
+        if worker is None or not worker.stuck:
+            return
         if any(not (other.stuck or other.draining) for other in self.roster.workers.values()):
             return
         nested = [r for r in self.tasks.values() if r.state == QUEUED and r.body.depth]
@@ -271,7 +280,7 @@ class Scheduler:
         )
         for record in nested:
             if record.body.depth == deepest:
-                detail = {"error": error, "no_slot": True}
+                detail: m.Detail = {"error": error, "no_slot": True}
                 self.endings.finish(
                     record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
                 )
@@ -281,7 +290,8 @@ class Scheduler:
     # --- each turn ---
 
     def due(self, now: float) -> None:
-        """Queue the tasks that wait for a time which has come."""
+        """Queue the tasks that wait for a time which has come, and end those that cannot go on."""
+        self._refuse_deepest(now)
         self.missing_modules.due(now)
         while (record := self.dispatcher.next_due(now)) is not None:
             if record.wait_reason is WaitReason.MAY_HAVE_RUN:

@@ -29,6 +29,9 @@ MAX_OBSERVERS = 1000
 """Maximum number of clients of one key that are here at a time, or that have gone without a word and have not been
 missed yet; each takes some kilobytes."""
 
+MAX_WORKERS = 10_000
+"""As MAX_CLIENTS, of the workers of one key."""
+
 
 class Sessions:
     """The peers that have an open session, and how sessions begin and end. `peers` is written by this class alone."""
@@ -77,16 +80,21 @@ class Sessions:
                 f"the id {token!r} was not made with the key {who.name!r}, and an id belongs to the key that made it;"
                 " a program that did not choose its id itself needs the coordinator's version of jobrunner"
             )
-        return "" if type(hello) is m.WorkerHello else self._too_many_like(hello, who)
+        return self._too_many_like(hello, who)
 
-    def _too_many_like(self, hello: m.ClientHello, who: Principal) -> str:
-        """Why one more client of a key is too much; empty: it is not. Each takes some kilobytes, until it is missed."""
-        most = MAX_CLIENTS if who.submits else MAX_OBSERVERS
-        here = self._scheduler.accounts.clients_of(who.key)
-        known = hello.client if who.submits else of_observer(hello.client)
-        if not who.key or here < most or known in self._scheduler.roster.clients:
+    def _too_many_like(self, hello: m.ClientHello | m.WorkerHello, who: Principal) -> str:
+        """Why one more peer of a key is too much; empty: it is not. Each takes some kilobytes, until it is missed."""
+        roster = self._scheduler.roster
+        if isinstance(hello, m.WorkerHello):
+            what, most, here = "workers", MAX_WORKERS, roster.workers_of(who.key)
+            known = hello.worker in roster.workers
+        else:
+            what, most = "programs", MAX_CLIENTS if who.submits else MAX_OBSERVERS
+            here = roster.clients_of(who.key)
+            known = (hello.client if who.submits else of_observer(hello.client)) in roster.clients
+        if not who.key or here < most or known:
             return ""
-        return f"{here:,} programs with the key {who.name!r} are here, and more may not be: end some of them"
+        return f"{here:,} {what} with the key {who.name!r} are here, and more may not be: end some of them"
 
     def _open(
         self, source: Source, envelope: m.Envelope, peer: Peer | None, who: Principal, now: float
@@ -166,9 +174,9 @@ class Sessions:
             client.awaiting_resubmission.clear()
             client.forget_unnamed()
             client.accepted.clear()
-            for key in sorted(client.function_refs.values()):
+            client.needs_told.clear()
+            for key in client.take_function_refs():
                 self._scheduler.functions.drop_ref(key)
-            client.function_refs.clear()
             self._scheduler.dispatcher.queue.resume(client.id)
         self.peers[source] = client
         return client
@@ -196,7 +204,7 @@ class Sessions:
         worker = scheduler.roster.workers.get(hello.worker)
         if worker is None:
             name = unused_name(hello.name, scheduler.roster.worker_names)
-            worker = WorkerSession(hello, name, source, link, who)
+            worker = WorkerSession(replace(hello, held=[]), name, source, link, who)
             scheduler.add_worker(worker)
             self._out.log_about(
                 worker,

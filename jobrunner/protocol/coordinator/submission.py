@@ -167,7 +167,8 @@ class Submission:
                 client.running.append(task_id)
             if record.body.options.detach:
                 self._endings.tell_accepted(record)
-            if record.unresolved_count:
+            if record.unresolved_count and task_id not in client.needs_told:
+                client.needs_told.add(record.id)
                 self._dependencies.recall(
                     client, [n for n in record.depends_on if n in self._results.unknown_tasks]
                 )

@@ -166,6 +166,7 @@ class TaskRecord:
         "interest",
         "outcome",
         "requirements",
+        "sent_in",
         "since",
         "state",
         "submitted",
@@ -204,6 +205,8 @@ class TaskRecord:
         self.worker: WorkerSession | None = None
         self.attempt = 0
         """The number of the last assignment: a worker's word counts only with the present one."""
+        self.sent_in = 0
+        """The number of the message, in its worker's present session, with which that was assigned; 0: in none."""
         self.unbegun = 0
         """How many of these are known never to have begun."""
         self.asked = 0

@@ -6,11 +6,11 @@ because `codec` makes frames of their own of them if there are many, but the num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.wire.messages import Detail, FunctionDef, Outcome, TaskOptions, TaskSpec, Wait
+from jobrunner.protocol.wire.messages import FunctionDef, Outcome, TaskOptions, TaskSpec, Wait
 from jobrunner.protocol.wire.payloads import BUFFER_BYTES, Payload, buffer_count
 
 BATCH_BYTES = 8 * 1024 * 1024
@@ -93,7 +93,7 @@ def of_definition(definition: FunctionDef) -> int:
     return size + of_value(definition.modules) + of_value(definition.ships)
 
 
-def of_detail(detail: Detail) -> int:
+def of_detail(detail: Mapping[str, Any]) -> int:
     return sum(16 + of_value(value) for value in detail.values())
 
 

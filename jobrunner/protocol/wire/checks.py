@@ -31,6 +31,7 @@ from jobrunner.config import (
 )
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.wire.kinds import Bundle, Chunk
+from jobrunner.protocol.wire.outcome_detail import DETAIL_TYPES, OutcomeDetail
 
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 """Maximum size in bytes of a message's first frame. Regular ones have less than half of it, because `batches` cuts at
@@ -367,39 +368,7 @@ def plain(value: Any, room: int = MAX_DEPTH) -> Any:
     return value
 
 
-TEXT = (str,)
-COUNT = (int,)
-SECONDS = (int, float)
-MAYBE_TEXT = (str, type(None))
-MAYBE_COUNT = (int, type(None))
-DETAIL_TYPES: dict[str, tuple[type, ...]] = {
-    "error": TEXT,
-    "exit_code": MAYBE_COUNT,
-    "signal": MAYBE_TEXT,
-    "host": TEXT,
-    "worker": TEXT,
-    "pid": COUNT,
-    "peak_memory": COUNT,
-    "stderr": TEXT,
-    "traceback": TEXT,
-    "element": COUNT,
-    "running": COUNT,
-    "stop": COUNT,
-    "modules": (tuple,),
-    "setup": (bool,),
-    "most_calls": COUNT,
-    "attempts": (tuple,),
-    "limit": COUNT,
-    "timeout": (*SECONDS, type(None)),
-    "need": TEXT,
-    "need_name": TEXT,
-    "need_status": COUNT,
-    "need_detail": (dict, type(None)),
-}
-"""The types of the known keys of an Outcome's detail; further keys may have values of any type."""
-
-
-def checked_detail(value: Any, room: int = MAX_DEPTH) -> Any:
+def checked_detail(value: Any, room: int = MAX_DEPTH) -> OutcomeDetail:
     """Return the detail of an Outcome, after checking it."""
     plain(mapping(value), room)
     for what, item in value.items():
@@ -408,4 +377,5 @@ def checked_detail(value: Any, room: int = MAX_DEPTH) -> Any:
             raise ProtocolError(f"a detail {what!r} may not be of type {type(item).__name__}")
     if value.get("need_detail") is not None:
         checked_detail(value["need_detail"], room - 1)
-    return value
+    detail: OutcomeDetail = value
+    return detail

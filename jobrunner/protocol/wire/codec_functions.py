@@ -15,6 +15,7 @@ import builtins
 import linecache
 import sys
 from collections.abc import Callable, Mapping
+from enum import IntEnum
 from functools import cache, partial
 from types import FunctionType, NoneType, UnionType
 from typing import Annotated, Any, NewType, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -31,6 +32,7 @@ from jobrunner.protocol.wire.checks import (
     Limit,
     mapping,
     sequence,
+    shown,
     wrong_type,
 )
 from jobrunner.protocol.wire.payloads import Payload
@@ -252,10 +254,18 @@ class Code:
         kind, limit = declared.kind, declared.mark(Limit)
         if kind is bool:
             return f"({value} if type({value}) is bool else {self.name('_not_bool', not_bool)}({value}))"
+        if isinstance(kind, type) and issubclass(kind, IntEnum):
+            members = self.name(f"_{value}_by_number", tuple(kind))
+            refuse = self.name(f"_refuse_{value}", partial(no_member, kind))
+            return f"({members}[{value}] if type({value}) is int and 0 <= {value} < {len(kind)} else {refuse}({value}))"
         if limit is None or kind not in limit.types:
             raise TypeError(f"{value}: a message holds no {declared.hint} without a limit for it")
         refuse = self.name(f"_refuse_{value}", partial(limit.refuse, kind))
         return f"({value} if {limit.test(value, kind)} else {refuse}({limit.arguments(value)}))"
+
+
+def no_member(kind: type[IntEnum], value: Any) -> NoReturn:
+    raise ProtocolError(f"there is no {kind.__name__.lower()} {shown(value)}")
 
 
 def not_bool(value: Any) -> NoReturn:

@@ -8,12 +8,14 @@ that a worker has to tell, where it comes in.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.wire.batches import of_detail
-from jobrunner.protocol.wire.checks import DETAIL_TYPES, MAX_DEPTH, plain
+from jobrunner.protocol.wire.checks import MAX_DEPTH, plain
 from jobrunner.protocol.wire.messages import Detail, Outcome
+from jobrunner.protocol.wire.outcome_detail import DETAIL_TYPES
 
 MAX_FACTS = 64
 """Facts of a detail."""
@@ -49,27 +51,29 @@ def fits(detail: Detail) -> bool:
 
 def cut(detail: Detail) -> Detail:
     """The facts that mean something to anybody, then the others, as far as there is room; strings and lists are cut."""
+    told: Mapping[str, Any] = detail
     names = [name for name in detail if name in DETAIL_TYPES] + [n for n in detail if n not in DETAIL_TYPES]
-    kept: Detail = {}
+    kept: dict[str, Any] = {}
     for name in names[:MAX_FACTS]:
-        value = detail[name]
+        value = told[name]
         if name == "need_detail" and value is not None:
             kept[name] = cut(without_need(value))
         elif isinstance(value, (list, tuple)):
             kept[name] = tuple([cut_scalar(item) for item in value[:CUT_ITEMS] if is_scalar(item)])
         elif is_scalar(value):
             kept[name[:CUT_TEXT]] = cut_scalar(value)
-    return kept
+    return cast(Detail, kept)
 
 
 def brief(detail: Detail) -> Detail:
     """What is shown in lists, of which there are many, while a detail may have a megabyte."""
-    return {name: detail[name][:CUT_TEXT] for name in ("error", "worker", "host") if name in detail}
+    told: Mapping[str, Any] = detail
+    return cast(Detail, {name: told[name][:CUT_TEXT] for name in ("error", "worker", "host") if name in told})
 
 
 def without_need(detail: Detail) -> Detail:
     """A detail as it is told within that of another outcome: along a chain, the first failure is the cause of all."""
-    return {name: value for name, value in detail.items() if name != "need_detail"}
+    return cast(Detail, {name: value for name, value in detail.items() if name != "need_detail"})
 
 
 def is_scalar(value: Any) -> bool:

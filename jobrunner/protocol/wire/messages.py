@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from jobrunner.config import MAX_PAYLOAD
@@ -62,34 +63,47 @@ from jobrunner.protocol.wire.checks import (
 )
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId
 from jobrunner.protocol.wire.kinds import SINGLE_CALL, Kind
+from jobrunner.protocol.wire.outcome_detail import OutcomeDetail
 from jobrunner.protocol.wire.payloads import Payload, payload_size
 
 FunctionKey: TypeAlias = Annotated[bytes, Length(MAX_KEY_LENGTH, "a function's key has {} bytes")]
 Modules: TypeAlias = Annotated[tuple[Name, ...], AtMost(MAX_MODULES, "a function names {} modules")]
-Detail: TypeAlias = Annotated[dict[str, Any], checked_detail]
-"""Facts about an outcome beside its payload, in msgpack types only; `Outcome` lists the keys."""
+Detail: TypeAlias = Annotated[OutcomeDetail, checked_detail]
+"""Facts about an outcome beside its payload, in msgpack types only."""
 
-# The status of an Outcome. OK and ERROR carry a payload, the others only a detail.
-OK = 0
-ERROR = 1
-"""The user's function, or the unpickling of its arguments, raised an exception, which is in the payload."""
-CRASHED = 2
-"""The slot's process died."""
-TIMED_OUT = 3
-CANCELLED = 4
-LOST = 5
-"""The worker was lost, or the task is unknown; only the coordinator sends this status."""
-UNMET = 6
-"""The task was not run, because a task on which it depends did not succeed; the payload is that of the other task."""
-REFUSED = 7
-"""The coordinator refuses the task: it cannot write it to the journal, the owner's quota is used up, or no worker
-fits."""
-SPLIT = 8
-"""The slot has split the bundle, see `bundles`, and the payload holds the results so far; or the slot has divided the
-chunk, see `chunks`, and there is no payload, because the part that continues reports all elements that have begun."""
-OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
-"""The statuses that a worker may send."""
-STATUS_NAMES = (
+
+class Status(IntEnum):
+    """How an attempt has ended. The outcomes OK and ERROR carry a payload, the others only a detail."""
+
+    OK = 0
+    ERROR = 1
+    """The user's function, or the unpickling of its arguments, raised an exception, which is in the payload."""
+    CRASHED = 2
+    """The slot's process died."""
+    TIMED_OUT = 3
+    CANCELLED = 4
+    LOST = 5
+    """The worker was lost, or the task is unknown; only the coordinator sends this status."""
+    UNMET = 6
+    """The task was not run, because a task on which it depends did not succeed; the payload is that of the other
+    task."""
+    REFUSED = 7
+    """The coordinator refuses the task: it cannot write it to the journal, the owner's quota is used up, or no worker
+    fits."""
+    SPLIT = 8
+    """The slot has split the bundle, see `bundles`, and the payload holds the results so far; or the slot has divided
+    the chunk, see `chunks`, and there is no payload, because the part that continues reports all elements that have
+    begun."""
+
+    __hash__ = int.__hash__  # that of enums is a function in Python
+
+    @property
+    def label(self) -> str:
+        """The status as users see it."""
+        return LABELS[self]
+
+
+LABELS = (
     "succeeded",
     "failed",
     "crashed",
@@ -100,6 +114,10 @@ STATUS_NAMES = (
     "refused",
     "split",
 )
+OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, LOST, UNMET, REFUSED, SPLIT = Status
+
+OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
+"""The statuses that a worker may send."""
 
 REFUSAL_KINDS = ("ProtocolError", "AuthenticationError")
 
@@ -209,32 +227,11 @@ class Assignment(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The end of one attempt; `duration` is in seconds, measured in the slot.
-
-    Detail keys (all optional): "final" (true: the exception is not in retry_on),
-    "too_large" (true, with ERROR and no payload: there is a QuotaError instead),
-    "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
-    "pid", "peak_memory" (bytes), "stderr" (last lines), "traceback" (where it died), "out_of_memory" (true),
-    "quota" (true, with REFUSED: its owner has too much here already),
-    "python" (true, with REFUSED: no worker has the version of Python that its function needs),
-    "modules" (with REFUSED: those that its function needs and no worker can import),
-    "no_slot" (true, with REFUSED: it would need one more slot, which can be started nowhere),
-    "deadlock" (true, with REFUSED: it needs resources that are held by tasks which wait for it),
-    "setup" (true: its initializer failed, with ERROR, or killed its process, so that it has not begun itself; what a
-    client gets with that key is about an initializer that fails on every worker),
-    "element" (absolute index of the element of a chunk that was running when the process died),
-    "running" (with SPLIT of a bundle: the index of the call that goes on as a task of its own),
-    "stop" (with SPLIT of a chunk: the index of the first element that was given back),
-    "attempts" (a list of strings, a line per attempt), "limit" (crash limit that was reached),
-    "most_calls" (with CRASHED: it has more calls than a slot there makes before it is replaced, this number, so that
-    it has not begun; its client cuts it),
-    "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
-    the task that did not succeed), "need_name", "need_status" and "need_detail" (of its outcome).
-    """
+    """The end of one attempt; `duration` is in seconds, measured in the slot."""
 
     id: TaskId
     attempt: Annotated[int, Between(0, LARGEST_32)]
-    status: Annotated[int, Between(0, len(STATUS_NAMES) - 1, "there is no status {}")]
+    status: Status
     payload: Payload = b""
     duration: Seconds = 0.0
     detail: Detail | None = None
@@ -248,7 +245,7 @@ def quota_exceeded(
         f"its {what} {size:,} bytes, and the coordinator takes {most:,} at most (max_payload); pass the path of a file"
         " instead, or split the work into smaller parts"
     )
-    detail = {**(location or {}), "too_large": True, "final": True, "error": error}
+    detail: Detail = {**(location or {}), "too_large": True, "final": True, "error": error}
     return Outcome(task, attempt, ERROR, detail=detail)
 
 

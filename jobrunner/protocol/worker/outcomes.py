@@ -5,8 +5,6 @@ Each outcome of an attempt that did not simply return names the worker and the h
 
 from __future__ import annotations
 
-from typing import Any
-
 from jobrunner.protocol.effects import FINAL_ERROR, IN_INITIALIZER, INITIALIZER_FAILED, SlotExited
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.kinds import Chunk
@@ -44,14 +42,13 @@ def ended(
 ) -> m.Outcome:
     """The task ended by itself in its slot, with one of the statuses that slots use."""
     a = task.assignment
+    if status == m.OK:
+        return m.Outcome(a.id, a.attempt, m.OK, payload, duration)
+    detail = location(settings)
     if status == FINAL_ERROR:
-        detail: m.Detail = {**location(settings), "final": True}
+        detail["final"] = True
     elif status == INITIALIZER_FAILED:
-        detail = {**location(settings), "setup": True}
-    elif status == m.ERROR:
-        detail = location(settings)
-    else:
-        return m.Outcome(a.id, a.attempt, status, payload, duration)
+        detail["setup"] = True
     return m.Outcome(a.id, a.attempt, m.ERROR, payload, duration, detail)
 
 
@@ -105,9 +102,9 @@ def crashed(task: WorkerTask, duration: float, exited: SlotExited, settings: Wor
     return m.Outcome(task.id, task.assignment.attempt, m.CRASHED, b"", duration, detail)
 
 
-def _death(exited: SlotExited, settings: WorkerSettings) -> dict[str, Any]:
+def _death(exited: SlotExited, settings: WorkerSettings) -> m.Detail:
     how = f"was killed by {exited.signal}" if exited.signal else f"exited with code {exited.exit_code}"
-    detail: dict[str, Any] = {
+    detail: m.Detail = {
         **location(settings),
         "error": f"its process {how} (pid {exited.pid})",
         "pid": exited.pid,

@@ -34,7 +34,7 @@ from jobrunner.protocol.tuning import (
 )
 from jobrunner.protocol.wire.ids import SlotId, TaskId
 from jobrunner.protocol.wire.kinds import Bundle, Chunk
-from jobrunner.protocol.wire.messages import Assignment, FunctionDef, FunctionKey, Wait
+from jobrunner.protocol.wire.messages import Assignment, FunctionDef, FunctionKey, Status, Wait
 from jobrunner.protocol.wire.payloads import Payload
 
 STARTING = "starting"
@@ -93,7 +93,7 @@ class WorkerTask:
         """What it waits for, as its slot has told."""
         self.was_split = False
         """A bundle (or chunk) that is being stopped, and that its slot has split (or divided) meanwhile."""
-        self.stop_reason: int | None = None
+        self.stop_reason: Status | None = None
         """The status that it will end with (CANCELLED or TIMED_OUT) once it is being stopped."""
         self.stop_stage = 0
         """How many of the steps SIGINT, SIGTERM, SIGKILL have been taken."""

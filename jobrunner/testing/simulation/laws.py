@@ -354,11 +354,11 @@ class Truth:
         self._status(expected, outcome)
         for execution in self.executions.get(outcome.id, ()):
             if not execution.ending and not self.world.is_detached(execution.worker, execution.task):
-                name = m.STATUS_NAMES[outcome.status]
+                name = outcome.status.label
                 raise Violation(f"{outcome.id} {name}, but still runs on {execution.worker}")
 
     def _all_resolved(self, outcome: m.Outcome) -> None:
-        told = f"bundle {outcome.id} {m.STATUS_NAMES[outcome.status]}"
+        told = f"bundle {outcome.id} {outcome.status.label}"
         if outcome.status == m.OK:
             self.split(outcome.id, outcome.payload, self.bundles[outcome.id].body.kind.calls)
             return
@@ -390,7 +390,7 @@ class Truth:
     def _status(self, expected: Expected, outcome: m.Outcome) -> None:
         spec, call, status = expected.spec, expected.call, outcome.status
         endings = [execution.ending for execution in self.executions.get(spec.id, ())]
-        what = f"{spec.id} {m.STATUS_NAMES[status]}"
+        what = f"{spec.id} {status.label}"
         if status == m.OK:
             self.check(RETURN in endings, f"{what}, but no slot returned anything")
             right = result_of(spec.id, spec.body.kind, call)
@@ -444,10 +444,8 @@ class Truth:
                 seen.add(task)
                 todo += self.expected[task].spec.depends_on
         self.check(detail["need"] in seen, f"{what} because of {detail['need']}, which it does not need")
-        dependency, status = self.expected[detail["need"]], detail["need_status"]
-        self.check(
-            status not in (m.OK, m.UNMET), f"{what} because {dependency.spec.id} {m.STATUS_NAMES[status]}"
-        )
+        dependency, status = self.expected[detail["need"]], m.Status(detail["need_status"])
+        self.check(status not in (m.OK, m.UNMET), f"{what} because {dependency.spec.id} {status.label}")
         if (
             dependency.outcome is not None and self.world.epoch == 1
         ):  # a later coordinator may have seen it run again
