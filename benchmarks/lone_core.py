@@ -6,8 +6,9 @@ import time
 
 from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
-from jobrunner.protocol.effects import Effect, Event, Received, Send, Tick
+from jobrunner.protocol.effects import Event, Received, Send
 from jobrunner.protocol.link import Link
+from jobrunner.protocol.turn import run_turn
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId
 
@@ -59,10 +60,8 @@ class LoneCore:
             self.turn([Received(end.source, end.link.outside(end.hello, 0.0))])
 
     def turn(self, events: list[Event]) -> None:
-        effects: list[Effect] = []
         began = time.process_time()
-        for event in (*events, Tick()):
-            effects += self.core.handle(event, self.now)
+        effects = run_turn(self.core, events, self.now)
         self.spent += time.process_time() - began
         self.now += 0.001
         for effect in effects:

@@ -74,6 +74,9 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "backends.shared_store": ("contract/test_large_values.py",),
     "backends.slot_initializers": ("contract/test_initializers.py",),
     "backends.standard_pools": ("contract/test_constructor.py", "cpython/test_interpreters_own.py"),
+    "backends.thread_context": ("contract/test_context.py", "backends/test_thread_nests.py"),
+    "backends.thread_initializer": ("contract/test_initializers.py",),
+    "backends.thread_runners": (CONTRACT, "backends/test_lost_threads.py", "test_interrupts.py"),
     "backends.threads": (CONTRACT, "backends/test_lost_threads.py", "test_interrupts.py"),
     # what travels
     "calls.initializers": ("test_slot_setup.py", "contract/test_initializers.py"),
@@ -100,8 +103,12 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "shipping.archive": ("test_shipping.py", "cluster/test_shipping.py"),
     "shipping.collect": ("test_shipping.py", "cluster/test_shipping.py"),
     # map
+    "mapping.chunk_runner": ("test_mapping.py", "contract/test_map.py", "contract/test_map_division.py"),
+    "mapping.packing": ("test_mapping.py", "contract/test_map.py"),
+    "mapping.progress": ("test_mapping.py", "test_interrupts.py"),
     "mapping.progress_bar": ("test_mapping.py", "integrations/test_progress.py"),
     "mapping.run": ("test_mapping.py", "contract/test_map.py", "contract/test_map_division.py"),
+    "mapping.spans": ("test_chunk_queue.py", "test_repeating.py"),
     # the program, and calls inside of calls
     "display.notebooks": ("test_representation.py", "integrations/test_notebook.py"),
     "display.printer": ("contract/test_calls.py", "cluster/test_streams.py"),
@@ -117,6 +124,10 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "program.takeover": ("test_program.py", "contract/test_process.py"),
     # the cores, and messages
     "protocol.chunks": ("protocol/test_division.py", "protocol/test_client_chunks.py"),
+    "protocol.client.bundle_index": ("protocol/test_bundle_tracker.py",),
+    "protocol.client.cancel_requests": ("protocol/test_cancelling.py", "protocol/test_bundle_tracker.py"),
+    "protocol.client.endings": ("protocol/test_client_core.py", "protocol/test_client_chunks.py"),
+    "protocol.client.pending_tasks": ("protocol/test_client_core.py", "protocol/test_bundle_tracker.py"),
     "protocol.coordinator.admission": ("protocol/test_accounts.py", "protocol/test_coordinator_core.py"),
     "protocol.coordinator.attempts": ("protocol/test_scheduler.py", "protocol/test_scheduler_bundles.py"),
     "protocol.coordinator.dependencies": ("protocol/test_scheduler.py", "protocol/test_coordinator_core.py"),
@@ -167,13 +178,16 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "keys.process_list": ("cluster/test_security.py",),
     "transport.curve": ("test_keyring.py", "cluster/test_security.py"),
     # workers and slots
+    "workers.control_thread": ("workers/test_child.py", "workers/test_slot_pool.py"),
     "workers.crash_board": ("workers/test_gate.py", "workers/test_outbox.py", "workers/test_chunk.py"),
     "workers.daemon": ("cluster/test_daemons.py", "cli/test_cluster_commands.py"),
     "workers.framing": ("workers/test_channel.py", "workers/test_child.py"),
     "workers.in_process_worker": (CONTRACT, "cluster/test_daemons.py"),
     "workers.lifetime_ties": ("workers/test_slot_pool.py", "contract/test_ending.py"),
     "workers.memory_limit": ("cluster/test_memory.py", "workers/test_slot_pool.py"),
+    "workers.slot_context": ("contract/test_context.py",),
     "workers.slot_effects": (CONTRACT, "cluster/test_daemons.py"),
+    "workers.slot_functions": ("workers/test_child.py", "contract/test_initializers.py"),
     "workers.slot_process": ("workers/test_slot_pool.py",),
     "workers.streams": ("cluster/test_streams.py", "workers/test_child.py"),
     # what the system is asked for

@@ -19,14 +19,19 @@ from jobrunner.backends import (
     outgoing_calls,
     pending_calls,
     submission,
+    thread_calls,
+    thread_runners,
     threads,
 )
+from jobrunner.mapping import chunk_queue, chunk_runner, packing, progress
 from jobrunner.mapping import run as mapping
 from jobrunner.system import atexit_hooks as exiting
 from jobrunner.transport import driver
 
-MODULES = [mapping, lifetime, core_backend, submission, outgoing_calls, client_thread]
-MODULES += [pending_calls, bundle_builder, driver, threads]
+MAPPING = [mapping, packing, progress, chunk_queue, chunk_runner]
+THREADS = [threads, thread_calls, thread_runners]
+CLIENT = [core_backend, submission, outgoing_calls, client_thread, pending_calls, bundle_builder, driver]
+MODULES = [*MAPPING, lifetime, *CLIENT, *THREADS]
 SECONDS = 20
 
 
@@ -111,7 +116,7 @@ def test_a_shutdown_that_is_interrupted_at_any_line_may_be_asked_for_again():
         executor = Executor("threads", max_workers=1)
         futures = [executor.submit(gate.wait, SECONDS), *(executor.submit(zoo.echo, n) for n in range(3))]
         futures.append(executor.submit(zoo.echo, futures[-1]))
-        steps = Steps([threads], step, error=KeyboardInterrupt, threads="MainThread")
+        steps = Steps(THREADS, step, error=KeyboardInterrupt, threads="MainThread")
         try:
             with steps.here():
                 executor.shutdown(wait=False, cancel_futures=True)

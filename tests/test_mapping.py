@@ -12,9 +12,12 @@ from support.steps import Steps
 
 from jobrunner import Executor, NotSupportedError, TaskLostError, TaskTimeoutError
 from jobrunner.fixed.elements import Input
+from jobrunner.mapping import chunk_queue, chunk_runner, packing, progress
 from jobrunner.mapping import run as mapping
 from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS
 from jobrunner.testing.stub_backend import StubBackend
+
+MODULES = [mapping, packing, progress, chunk_queue, chunk_runner]
 
 
 class Unpicklable:
@@ -490,7 +493,7 @@ def test_results_may_come_at_any_line_while_the_rest_of_the_input_is_taken(backe
             backend.run_all(0.0)
 
     for step in range(1, 2000):
-        steps = Steps([mapping], step, act=bring_results)
+        steps = Steps(MODULES, step, act=bring_results)
         with steps.here():
             results = executor.map(double, iter(range(15)))
         backend.run_all(0.0)
@@ -546,12 +549,12 @@ def test_results_that_come_while_the_end_of_the_input_is_taken_do_not_end_the_ma
     run, elements = begun
 
     def look(frame, event, argument):
-        if event == "line" and run.complete and run.done < 2 and not run._lock._is_owned():
+        if event == "line" and run.complete and run.done < 2 and not run._runner._lock._is_owned():
             backend.run_all()
         return look
 
     before = sys.gettrace()
-    sys.settrace(lambda frame, *_: look if frame.f_code.co_name == "take_from" else None)
+    sys.settrace(lambda frame, *_: look if frame.f_code.co_name in ("take_from", "take") else None)
     try:
         assert run.take_from(elements, 2) == 1
     finally:

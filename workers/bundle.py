@@ -10,11 +10,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgpack
 
 from jobrunner.protocol.wire.payloads import Payload, buffers_of
 from jobrunner.workers.crash_board import RESULT
+from jobrunner.workers.framing import SPLIT
+
+if TYPE_CHECKING:
+    from jobrunner.workers.outbox import Outbox
 
 
 class Bundle:
@@ -104,6 +109,11 @@ class Bundle:
     def _results(self, stop: int) -> bytes:
         failed = [index for index in self.failed if index < stop]
         return pack_results(self.payloads[:stop], self.durations[:stop], failed)
+
+
+def split_and_tell(bundle: Bundle, outbox: Outbox) -> None:
+    """Send the results so far, and let the calls that have not started run elsewhere; both threads call this."""
+    bundle.split(lambda results, running: outbox.tell([SPLIT, [bundle.number, results, running]]))
 
 
 _pack_result = RESULT.pack

@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from jobrunner.nested.task_context import TASK_WORKER
 from jobrunner.program.flags import Program
-from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.effects import (
-    Effect,
     Event,
     GiveUp,
     Log,
@@ -26,9 +23,9 @@ from jobrunner.protocol.effects import (
     SlotEvent,
     SlotPrinted,
     Source,
-    Tick,
 )
 from jobrunner.protocol.session import COORDINATOR
+from jobrunner.protocol.turn import Core, run_turn
 from jobrunner.protocol.wire.ids import WorkerId, random_token
 from jobrunner.protocol.wire.messages import Envelope
 from jobrunner.protocol.worker.core import WorkerCore
@@ -52,7 +49,7 @@ Text: TypeAlias = "tuple[int, str]"
 class Alarm:
     """The time of a core's next deadline, which is remembered because its computation takes a while."""
 
-    def __init__(self, core: WorkerCore | CoordinatorCore) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self._known = False
         self._deadline: float | None = None
@@ -117,7 +114,7 @@ class InProcessWorker:
             Log: self._log,
         }
         self._on_error = on_error
-        self._inbox: deque[Event] = deque()
+        self._inbox: list[Event] = []
 
     def _log(self, effect: Log) -> None:
         if effect.level == "error":  # the rest is about sessions, which here have no news for anybody
@@ -145,14 +142,12 @@ class InProcessWorker:
 
     def poll(self) -> None:
         """Read the events of the slots."""
-        self._inbox.extend(self._pool.poll())
+        self._inbox += self._pool.poll()
 
     def turn(self, now: float) -> list[Event]:
         """Handle all events, and return the messages for the coordinator."""
-        effects: list[Effect] = []
-        while self._inbox:
-            effects += self._core.handle(self._inbox.popleft(), now)
-        effects += self._core.handle(Tick(), now)
+        events, self._inbox = self._inbox, []
+        effects = run_turn(self._core, events, now)
         self._alarm.reset()
         said: list[Event] = []
         for effect in effects:

@@ -9,6 +9,8 @@ import signal
 import sys
 from typing import NoReturn
 
+from jobrunner.workers.streams import flush_quietly
+
 PR_SET_PDEATHSIG = 1
 FAILED = 70
 """Exit code if the slot itself fails; EX_SOFTWARE of sysexits.h."""
@@ -26,6 +28,13 @@ def fail() -> NoReturn:
 
     os.write(2, traceback.format_exc().encode(errors="replace"))
     os._exit(FAILED)
+
+
+def end_fork(*, failed: bool) -> NoReturn:
+    """End a process that a task has forked and in which the task has returned, too: it must not go on as a slot."""
+    for stream in (sys.stdout, sys.stderr):
+        flush_quietly(stream)
+    os._exit(1 if failed else 0)
 
 
 def tie_group_to(lifeline: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from pathlib import Path
 
 TASK_MEMORY = "JOBRUNNER_TASK_MEMORY"
 """Environment variable of a slot: its memory limit in bytes."""
@@ -52,6 +51,8 @@ def size_text(size: int) -> str:
 
 def oom_kills() -> int:
     """Return how often the kernel's OOM killer has ended a process of this cgroup; 0 if that is unknown."""
+    from pathlib import Path  # here: the worker asks, and slots, which start fast, do without
+
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):

@@ -53,6 +53,11 @@ class Outbox:
             finally:
                 self._leave()
 
+    def tell(self, item: list[Any]) -> None:
+        """Add an item without buffers, and send all entries that were put."""
+        self.put(item)
+        self.flush()
+
     def flush(self) -> None:
         """Send all entries that were put."""
         self._send(b"", ())
@@ -66,6 +71,18 @@ class Outbox:
         if not self.armed:
             self.armed = True
             os.write(self._wake, b"\0")
+
+    def flush_armed(self) -> None:
+        """Send the entries for which this was armed; the control thread calls this."""
+        # First disarm, then look: whoever puts something after the look arms again.
+        self.armed = False
+        if self._board.count:
+            self.armed = True
+            self.flush()
+
+    def leave_to_parent(self) -> None:
+        """Note that this process was forked by a task, and that the board and the channel are the slot's."""
+        self.forked = True
 
     def _send(self, entry: bytes, buffers: Sequence[Outgoing]) -> None:
         with self.lock:

@@ -32,7 +32,8 @@ class Sink(io.BufferedIOBase):
         self._stream = stream
         self._outbox = outbox
         self._current = current
-        self._partial = b""
+        self.partial = b""
+        """The beginning of a line, which is held back."""
         self._raw: BinaryIO | None = None
         self.name = "<stdout>" if stream == 1 else "<stderr>"
         self.mode = "wb"
@@ -76,23 +77,23 @@ class Sink(io.BufferedIOBase):
                 # Taken before it is emitted, and without making an object in between that the garbage
                 # collector counts: a destructor that prints comes in here again.
                 ended, rest = written[:whole], written[whole:]
-                lines, self._partial = self._partial + ended, rest
+                lines, self.partial = self.partial + ended, rest
                 self._emit(lines.decode(self._encoding, "replace"))
             else:
-                self._partial += written
-            if self._partial and (self.write_through or len(self._partial) >= MAX_PART_BYTES):
+                self.partial += written
+            if self.partial and (self.write_through or len(self.partial) >= MAX_PART_BYTES):
                 self.flush()
         return len(written)
 
     def flush(self) -> None:
         """Release an unfinished line, except for the first bytes of an unfinished character."""
-        if self._partial:
+        if self.partial:
             with self._outbox.lock:
-                data, self._partial = self._partial, b""
+                data, self.partial = self.partial, b""
                 if self._is_utf8:
                     text, used = codecs.utf_8_decode(data, "replace", False)
                     if used < len(data):
-                        self._partial = data[used:] + self._partial
+                        self.partial = data[used:] + self.partial
                 else:
                     text = data.decode(self._encoding, "replace")
                 self._emit(text)
@@ -103,16 +104,15 @@ class Sink(io.BufferedIOBase):
 
     def end(self) -> None:
         """Release everything, because the task is over."""
-        if self._partial:
-            self.flush()
-        if self._partial:
+        self.flush()
+        if self.partial:
             with self._outbox.lock:
-                data, self._partial = self._partial, b""
+                data, self.partial = self.partial, b""
                 self._emit(data.decode(self._encoding, "replace"))
 
     def forget(self) -> None:
         """Drop the unfinished line in a process that a task has forked, because the slot will print it."""
-        self._partial = b""
+        self.partial = b""
 
     def _emit(self, text: str) -> None:
         if self._outbox.forked:
@@ -211,9 +211,34 @@ def flush_quietly(stream: Any) -> None:
         pass
 
 
-def slot_streams(outbox: Outbox, current: Callable[[], int]) -> tuple[SlotWriter, SlotWriter]:
-    """Return a new pair of streams, for stdout and stderr."""
-    return (
-        SlotWriter(1, outbox, current, sys.__stdout__),
-        SlotWriter(2, outbox, current, sys.__stderr__),
-    )
+class SlotStreams:
+    """The two streams of a slot; tasks may assign others to `sys`, and get these again before the next task."""
+
+    def __init__(self, outbox: Outbox, current: Callable[[], int]) -> None:
+        self._outbox = outbox
+        self._current = current
+        self.renew()
+
+    def renew(self) -> None:
+        """Create a new pair, because a task has closed or detached one of them."""
+        self.stdout = SlotWriter(1, self._outbox, self._current, sys.__stdout__)
+        self.stderr = SlotWriter(2, self._outbox, self._current, sys.__stderr__)
+
+    def end_task(self) -> None:
+        """Release all that the task has written, also to streams of its own."""
+        if sys.stdout is not self.stdout:
+            flush_quietly(sys.stdout)
+        if sys.stderr is not self.stderr:
+            flush_quietly(sys.stderr)
+        for sink in (self.stdout.sink, self.stderr.sink):
+            if sink.partial:
+                sink.end()
+
+    def leave_to_parent(self) -> None:
+        """Give a process that a task has forked the streams of the interpreter, unless the task prints elsewhere."""
+        if sys.stdout is self.stdout:
+            sys.stdout = sys.__stdout__
+        if sys.stderr is self.stderr:
+            sys.stderr = sys.__stderr__
+        self.stdout.sink.forget()
+        self.stderr.sink.forget()

@@ -6,7 +6,6 @@ import logging
 import os
 import select
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,9 @@ from jobrunner.program.flags import Program, hash_seed
 from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.deadlines import earliest
-from jobrunner.protocol.effects import Effect, Event, GiveUp, Log, Received, Send, Source, Tick
+from jobrunner.protocol.effects import Event, GiveUp, Log, Received, Send, Source
 from jobrunner.protocol.session import COORDINATOR
+from jobrunner.protocol.turn import run_turn
 from jobrunner.protocol.wire.ids import random_token
 from jobrunner.protocol.wire.messages import STDERR
 from jobrunner.system.host import own_host
@@ -80,7 +80,7 @@ class LocalWire:
         self.exit_wait = exit_wait
         """Seconds that the slots have for their end; set to 0, from any thread, to do without."""
         self._show = show
-        self._to_coordinator: deque[Event] = deque()
+        self._to_coordinator: list[Event] = []
         self._to_client: list[Event] = []
         self._poll = select.poll()
         self._slots_ready = False
@@ -116,7 +116,7 @@ class LocalWire:
         if self._slots_ready:
             self._worker.poll()
         if self._router is not None:
-            self._to_coordinator.extend(self._router.receive(now))
+            self._to_coordinator += self._router.receive(now)
         elif self.listen_at is not None:
             failure = self.listen(self.listen_at)
             if failure:
@@ -166,7 +166,7 @@ class LocalWire:
         while busy:
             busy = self._worker.has_work(now)
             if busy:
-                self._to_coordinator.extend(self._worker.turn(now))
+                self._to_coordinator += self._worker.turn(now)
             if self._to_coordinator or self._alarm.rings(now):
                 self._turn_coordinator(now)
                 busy = True
@@ -174,10 +174,8 @@ class LocalWire:
     def _turn_coordinator(self, now: float) -> None:
         assert self._coordinator is not None
         assert self._alarm is not None
-        effects: list[Effect] = []
-        while self._to_coordinator:
-            effects += self._coordinator.handle(self._to_coordinator.popleft(), now)
-        effects += self._coordinator.handle(Tick(), now)
+        events, self._to_coordinator = self._to_coordinator, []
+        effects = run_turn(self._coordinator, events, now)
         self._alarm.reset()
         for effect in effects:
             if type(effect) is Send:

@@ -1,164 +1,50 @@
 """Threads of this process: no pickling, shared memory, and the interpreter's lock around Python code.
 
-The standard library's ThreadPoolExecutor keeps the threads; which call runs next is decided here. A *runner*
-is a job of that pool that takes one call after the other from a heap until none is left; then it takes elements from
-the chunks of `map` that other runners are at, one by one (see `thread_chunks`). There are at most
-`max_workers` runners that are not waiting: a call that waits for Futures lets one more start (see
-`blocking` and `thread_nests`), so that calls that wait for calls do not lock each other out, and a runner too
-many leaves after its current call.
+The standard library's ThreadPoolExecutor keeps the threads; which call runs next is decided here: see `thread_calls`
+for the calls, and `thread_runners` for the threads that take them.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import logging
 import os
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.thread import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
-from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures, replace_futures
+from jobrunner.backends.thread_calls import ThreadCall, ThreadCalls
 from jobrunner.backends.thread_chunks import SharedChunk
-from jobrunner.backends.thread_nests import Nest, Nests
+from jobrunner.backends.thread_context import ThreadContext
+from jobrunner.backends.thread_initializer import ThreadInitializer
+from jobrunner.backends.thread_runners import Runners
 from jobrunner.calls.serialization import function_name, is_one_of
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
 from jobrunner.fixed.elements import Columns, ElementResults
 from jobrunner.futures import Future, resolve
-from jobrunner.nested import task_context
 from jobrunner.nested import wait_hooks as blocking
-from jobrunner.protocol.retry import backoff
+from jobrunner.protocol.retry import RetryAfter, decide
 from jobrunner.protocol.wire.ids import ClientId, random_token, task_id
-from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
-from jobrunner.system.atexit_hooks import do_all, finish_before_exit
+from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, ERROR, TaskOptions
+from jobrunner.system.atexit_hooks import finish_before_exit
 from jobrunner.system.host import usable_cpus
-
-if TYPE_CHECKING:
-    pass
-
-MAX_THREADS = 1_000_000
-"""What the pool is told; how many there really are follows from the number of runners."""
 
 THREADS_PER_TASK_WAITING = 4
 """Added to the CPUs for the default number, as the standard library does: threads are for work that waits."""
-
-
-NO_CALL = 0
-"""No call has this number; the first one has 1."""
-
-
-class _Call(NamedTuple):
-    """A call in the heap: the most urgent first, then the oldest. `work` gives the Future's result."""
-
-    urgency: int
-    number: int
-    future: Future[Any]
-    work: Callable[[], Any]
-    chunk: SharedChunk | None = None
-    """Of a chunk, its elements, which several runners may take from."""
-
-
-class _Runner:
-    """A job of the pool. It is not counted, and does nothing, if an exception interrupted its submission."""
-
-    __slots__ = ("busy", "call", "ended", "left", "still", "void", "waiting", "waits")
-
-    def __init__(self) -> None:
-        self.void = False
-        self.busy = False
-        """It has a call whose Future is not resolved."""
-        self.call: _Call | None = None
-        """The one that it is at."""
-        self.ended = NO_CALL
-        """The number of the last one, where that has ended."""
-        self.left = False
-        self.waits = 0
-        """Waits that its call is in, one within the other."""
-        self.still = False
-        """Its call has unfinished calls of its own, and does nothing; see `thread_nests`."""
-        self.waiting = False
-        """For one of the two reasons, another one may run instead."""
-
-
-class _ThreadContext(threading.local):
-    """What runs in a thread of the pool, see `context`."""
-
-    future: Future[Any] | None = None
-    attempt = 1
-    runner: _Runner | None = None
-    _nest: Nest | None = None
-
-    def __init__(self, backend: weakref.ref[ThreadsBackend]) -> None:
-        self._backend = backend  # weakly, so that the backend goes as soon as nobody holds it
-
-    def begin(self, future: Future[Any]) -> None:
-        self.future, self.attempt = future, 1
-
-    def nest(self) -> Nest | None:
-        """That of the call which this thread runs, if it runs one."""
-        runner = self.runner
-        if self._nest is None and self.future is not None and runner is not None:
-            backend = self._backend()
-            assert backend is not None, "its own thread holds it"
-            self._nest = Nest(partial(backend._set_still, runner))
-        return self._nest
-
-    def again(self) -> None:
-        self.attempt += 1
-
-    def end(self) -> None:
-        self.future = None
-        if self._nest is not None:
-            self._nest.end()
-            self._nest = None
-
-    def task(self) -> task_context.Task | None:
-        future = self.future
-        return None if future is None else task_context.Task(future.id, future.name, self.attempt, "threads")
-
-    def cluster(self) -> Backend:
-        backend = self._backend()
-        assert backend is not None, "its own thread, which asks, holds it"
-        return _NestedThreads(backend, self.nest())
-
 
 _all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     for backend in _all:
-        backend._begin()
-        finish_before_exit(backend._wait_idle, backend.kill)  # what is submitted here
+        backend._begin_in_child()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class _NestedThreads(BorrowedBackend):
-    """For one call, which may use it in threads of its own, too."""
-
-    name = "threads"
-
-    def __init__(self, backend: ThreadsBackend, nest: Nest | None) -> None:
-        super().__init__(backend)
-        self._threads, self._nest = backend, nest
-
-    @property
-    def can_wait(self) -> bool:
-        return True  # for calls of a call, while which another thread goes on
-
-    def _own(self, future: Future[Any]) -> Future[Any]:
-        if self._nest is not None and self._nest is not self._threads._context.nest():
-            self._threads._nests.add(self._nest, future)
-        return super()._own(future)
 
 
 class ThreadsBackend(Backend):
@@ -179,41 +65,26 @@ class ThreadsBackend(Backend):
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name)
         self._max_workers = settings.max_workers or min(32, usable_cpus() + THREADS_PER_TASK_WAITING)
-        self._initializer = settings.initializer
-        self._initargs = settings.initargs
-        self._prefix = settings.thread_name_prefix or "jobrunner"
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
-        self._thread = threading.local()
-        self._context = _ThreadContext(weakref.ref(self))
-        self._closed = False
+        self._context = ThreadContext()
         self._killed = threading.Event()
-        self._begin()
+        self._calls = ThreadCalls()
+        self._runners = Runners(
+            self._calls,
+            self._context,
+            ThreadInitializer(settings.initializer, settings.initargs),
+            self._max_workers,
+            settings.thread_name_prefix or "jobrunner",
+        )
         _all.add(self)
         finish_before_exit(self._wait_idle, self.kill)
 
-    def _begin(self) -> None:
-        """Without any thread: at first, and in a process that was forked, where only the thread that forked is."""
-        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=self._prefix)
-        # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
-        # is in here.
-        self._lock = threading.RLock()
-        self._idle = threading.Condition(self._lock)
-        self._calls: list[_Call] = []
-        self._held: dict[int, _Call] = {}
-        """Those that wait for the Futures among their arguments."""
-        self._dropped: dict[int, _Call] = {}
-        """Those that `shutdown` has taken away, and whose Futures it has yet to cancel."""
-        self._chunks: dict[int, _Call] = {}
-        """Those under way, that may have elements which nobody has taken."""
-        self._runners = 0
-        self._at_work: set[_Runner] = set()
-        """Those that have begun, and not left."""
-        self._under_way: set[int] = set()
-        """The numbers of the calls that runners have taken."""
-        self._waiting = 0
-        """Of `_runners`, those that wait."""
-        self._nests = Nests(self._lock)
+    def _begin_in_child(self) -> None:
+        """Begin anew in a process that was forked, which has no thread and no call of its parent."""
+        self._calls.begin()
+        self._runners.begin()
+        finish_before_exit(self._wait_idle, self.kill)  # what is submitted here
 
     @property
     def max_workers(self) -> int:
@@ -224,8 +95,12 @@ class ThreadsBackend(Backend):
         return True
 
     @property
+    def broken(self) -> str:  # type: ignore[override]
+        return self._runners.broken
+
+    @property
     def unfinished(self) -> int:
-        return len(self._calls) + len(self._held) + len(self._under_way)
+        return self._calls.unfinished
 
     def prepare(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn
@@ -280,24 +155,25 @@ class ThreadsBackend(Backend):
         future: Future[Any] = Future()
         number = next(self._numbers)
         future.bind(task_id(self._client, number), options.name or function_name(fn), cancel)
-        call = _Call(-options.priority, number, future, work, chunk)
-        with self._lock:
-            if self.broken:
-                raise InitializerError(self.broken)
-            if self._closed:
+        call = ThreadCall(-options.priority, number, future, work, chunk)
+        runners = self._runners
+        with runners.lock:
+            if runners.broken:
+                raise InitializerError(runners.broken)
+            if runners.closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             try:
                 if depends_on:
-                    self._held[number] = call
+                    self._calls.hold(call)
                 else:
-                    heapq.heappush(self._calls, call)
-                    self._start_runner()
+                    self._calls.push(call)
+                    runners.start(self)
             except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
                 self._take_back(number)
                 raise
         nest = self._context.nest()
         if nest is not None:
-            self._nests.add(nest, future)
+            runners.add_nested(nest, future)
         if depends_on:
             try:
                 future.add_done_callback(partial(_release, weakref.ref(self), number))
@@ -309,13 +185,11 @@ class ThreadsBackend(Backend):
 
     def _take_back(self, number: int) -> None:
         """A call is not to run, unless that has begun."""
-        with self._lock:
-            self._held.pop(number, None)
-            self._calls = [call for call in self._calls if call.number != number]
-            heapq.heapify(self._calls)
-            self._look_for_the_end()
+        with self._runners.lock:
+            self._calls.take_back(number)
+            self._runners.look_for_the_end()
 
-    def _run_after(self, call: _Call, depends_on: Sequence[AnyFuture]) -> None:
+    def _run_after(self, call: ThreadCall, depends_on: Sequence[AnyFuture]) -> None:
         """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes.
 
         What it needs may outlive it, and must not keep its arguments then: it is found by its number.
@@ -327,11 +201,9 @@ class ThreadsBackend(Backend):
             try:
                 if next(left):  # an atomic step
                     return
-                with self._lock:
-                    held = self._held.pop(number, None)
-                    if held is not None:
-                        heapq.heappush(self._calls, held)
-                        self._start_runner()
+                with self._runners.lock:
+                    if self._calls.let_wait(number):
+                        self._runners.start(self)
             except BaseException as exc:
                 self._take_back(number)
                 resolve(waiting, exception=exc)
@@ -342,287 +214,55 @@ class ThreadsBackend(Backend):
 
     def release(self, number: int) -> None:
         """A call is done. If it still waits for what it needs, which may never come, nobody waits for it now."""
-        with self._lock:
-            if self._held.pop(number, None) is not None:
-                self._look_for_the_end()
-
-    # --- runners --------------------------------------------------------------------------------------------
-
-    def _start_runner(self) -> None:
-        """With the lock held: start a runner if there is a call for it and it would not be one too many."""
-        if self._runners - self._waiting < self._max_workers and (self._calls or self._shared() is not None):
-            runner = _Runner()
-            self._runners += 1
-            try:
-                self._pool.submit(self._run_calls, runner)
-            except BaseException as exc:
-                runner.void = True  # Ctrl-C may come after the pool has taken it
-                self._runners -= 1
-                # At its end the interpreter starts no thread; those that run go on.
-                if not isinstance(exc, RuntimeError) or self._runners == 0:
-                    raise
-
-    def _run_calls(self, runner: _Runner) -> None:
-        try:
-            self._take_calls(runner)
-        except BaseException as exc:
-            self._lost(runner, exc)
-            raise
-
-    def _lost(self, runner: _Runner, cause: BaseException) -> None:
-        """A runner ends by what nobody foresaw: too little memory, or what a library raises in threads of others.
-
-        It costs the call that the runner was at, and no other.
-        """
-        call = runner.call
-        if call is not None:
-            resolve(call.future, exception=cause)
-        stranded: list[_Call] = []
-        with self._lock:
-            self._under_way.discard(runner.ended)
-            runner.waits = 0
-            self._set_still(runner, False)
-            if call is not None:
-                self._under_way.discard(call.number)
-                self._chunks.pop(call.number, None)
-            if not runner.void:
-                self._leave(runner)
-            try:
-                self._start_runner()
-            except RuntimeError:  # no thread can be started, and no other is there
-                stranded, self._calls = self._calls, []
-        do_all(*(partial(resolve, waiting.future, exception=cause) for waiting in stranded))
-
-    def _take_calls(self, runner: _Runner) -> None:
-        blocking.install(partial(self._while_waiting, runner))
-        task_context.install_in_thread(self._context)
-        self._context.runner = runner
-        try:
-            with self._lock:
-                if runner.void:
-                    return
-                self._at_work.add(runner)
-            if not self._initialize(runner):
-                return
-            while True:
-                with self._lock:
-                    self._under_way.discard(runner.ended)
-                    runner.waits = 0  # its last call may have left one open
-                    self._set_still(runner, False)
-                    self._next(runner)
-                    if runner.call is None:
-                        self._leave(runner)
-                        return
-                    runner.busy = True
-                number = runner.call.number
-                ends = self._run(runner) if runner.call.chunk is None else self._run_chunk(runner)
-                # Its result must not live until the next call comes.
-                runner.call, runner.ended = None, number if ends else NO_CALL
-        finally:
-            blocking.install(None)
-            task_context.install_in_thread(None)
-            self._context.runner = None
-
-    def _next(self, runner: _Runner) -> None:
-        """With the lock held: the next call, or one of those under way that others can help with, or none."""
-        if self._runners - self._waiting > self._max_workers:
-            return
-        while self._calls:
-            runner.call = call = heapq.heappop(self._calls)
-            if call.chunk is not None:
-                call.future.confirm_running()
-                if not call.future.running():
-                    runner.call = None
-                    continue  # cancelled in the meantime
-                self._chunks[call.number] = call
-            self._under_way.add(call.number)
-            return
-        runner.call = self._shared()
-
-    def _shared(self) -> _Call | None:
-        """With the lock held: a chunk under way that has elements which nobody has taken."""
-        for number, call in list(self._chunks.items()):
-            if call.chunk is not None and call.chunk.has_more:
-                return call
-            del self._chunks[number]
-        return None
-
-    def _run_chunk(self, runner: _Runner) -> bool:
-        """Run elements of a chunk until none is left. True if that has ended it: no other runner is still at it."""
-        with self._lock:
-            self._start_runner()  # which takes the next element, and does as this one
-        call = runner.call
-        assert call is not None
-        assert call.chunk is not None
-        future, chunk = call.future, call.chunk
-        self._context.begin(future)
-        try:
-            ends = chunk.work()
-        finally:
-            self._context.end()
-        runner.busy = False
-        if ends:
-            with self._lock:
-                self._chunks.pop(call.number, None)
-            future.duration = chunk.seconds
-            resolve(future, call.work())
-        del future, call, chunk  # as in `_run`
-        return ends
-
-    def _leave(self, runner: _Runner) -> None:
-        """With the lock held. May be called again."""
-        self._at_work.discard(runner)
-        if not runner.left:
-            self._runners, runner.left = self._runners - 1, True
-        self._look_for_the_end()
-
-    def _look_for_the_end(self) -> None:
-        """With the lock held: tell who waits for the end that it is there."""
-        if self._runners == 0 and not self._held:
-            self._idle.notify_all()
-            self._nests.hurry()
-            if self._closed:
-                self._pool.shutdown(wait=False)
-
-    def _run(self, runner: _Runner) -> bool:
-        call = runner.call
-        assert call is not None
-        future = call.future
-        future.confirm_running()
-        if not future.running():
-            runner.busy = False
-            return True  # cancelled in the meantime
-        started = time.perf_counter()
-        self._context.begin(future)
-        try:
-            result = call.work()
-        except BaseException as exc:
-            future.duration = time.perf_counter() - started
-            runner.busy = False  # before anybody hears of the end, and finds a free thread here
-            resolve(future, exception=exc)
-            del future, call  # the exception refers to this frame, which must not refer to it
-        else:
-            future.duration = time.perf_counter() - started
-            runner.busy = False
-            resolve(future, result)
-        finally:
-            self._context.end()
-        return True
+        with self._runners.lock:
+            if self._calls.release(number):
+                self._runners.look_for_the_end()
 
     def _attempt(self, options: TaskOptions, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call `fn`, and again where it raises, as the options allow."""
-        for failures in range(1, options.retries + 1):
+        failures = 0
+        while True:
             try:
                 return fn(*args, **kwargs)
             except Exception as exc:
-                if options.retry_on is not None and not is_one_of(exc, options.retry_on):
+                failures += 1
+                final = options.retry_on is not None and not is_one_of(exc, options.retry_on)
+                verdict = decide(options, ERROR, failures=failures, final=final)
+                if not isinstance(verdict, RetryAfter):
                     raise
                 with blocking.waiting():
-                    if self._killed.wait(backoff(failures, options.backoff)):
+                    if self._killed.wait(verdict.seconds):
                         raise
             self._context.again()
-        return fn(*args, **kwargs)
-
-    def _initialize(self, runner: _Runner) -> bool:
-        """Run the initializer once per thread, at its start. False where it fails: then all calls do."""
-        if self._initializer is None or getattr(self._thread, "initialized", False):
-            return True
-        try:
-            self._initializer(*self._initargs)
-        except BaseException as exc:
-            log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
-            log.critical("Exception in initializer:", exc_info=True)
-            self._break(exc, runner)
-            return False
-        self._thread.initialized = True
-        return True
-
-    def _break(self, cause: BaseException, runner: _Runner) -> None:
-        """Fail what waits, and whatever is submitted from now on."""
-        message = f"the initializer of the threads raised {cause!r}, so this Executor cannot be used any more"
-        with self._lock:
-            self.broken = message
-            dropped = [*self._calls, *self._held.values()]
-            self._calls = []
-            self._held.clear()
-            self._leave(runner)
-        for call in dropped:
-            call.future.confirm_running()
-            if call.future.running():
-                error = InitializerError(message)
-                error.__cause__ = cause
-                resolve(call.future, exception=error)
-
-    @contextmanager
-    def _while_waiting(self, runner: _Runner, awaited: blocking.AwaitedCalls | None = None) -> Iterator[None]:
-        with self._lock:
-            runner.waits += 1
-        try:
-            with self._lock:
-                self._count(runner)
-            yield
-        finally:
-            with self._lock:
-                runner.waits = max(0, runner.waits - 1)
-                self._count(runner)
-
-    def _set_still(self, runner: _Runner, still: bool) -> None:
-        """With the lock held."""
-        runner.still = still
-        self._count(runner)
-
-    def _count(self, runner: _Runner) -> None:
-        """With the lock held: note whether it waits, and have another one run meanwhile."""
-        waiting = runner.still or runner.waits > 0
-        if waiting == runner.waiting:
-            return
-        runner.waiting = waiting
-        self._waiting += 1 if waiting else -1
-        if waiting:
-            self._start_runner()
 
     # --- the end --------------------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        with self._lock:
-            self._closed = True
+        runners = self._runners
+        with runners.lock:
+            runners.close()
             if cancel_futures:
-                self._cut()
-            self._look_for_the_end()
-        # Also those of an earlier time, which Ctrl-C or a lack of memory may have ended at any point.
-        for number, call in list(self._dropped.items()):
-            call.future.cancel_pending()
-            self._dropped.pop(number, None)
+                self._calls.drop_beyond(0 if self._killed.is_set() else runners.free())
+            runners.look_for_the_end()
+        self._calls.cancel_dropped()
         if wait and self.can_wait:
-            self._wait_idle()
-            self._nests.join()
-            self._pool.shutdown(wait=True)
+            runners.wait_idle()
+            runners.join()
 
     @property
     def can_wait(self) -> bool:
         return self._context.runner is None
 
-    def _cut(self) -> None:
-        """With the lock held: take away what waits, but for the calls that free threads are about to begin."""
-        busy = max(0, sum(runner.busy for runner in self._at_work) - self._waiting)
-        free = 0 if self._killed.is_set() else max(0, self._max_workers - busy)
-        wanted = sorted(call for call in self._calls if not call.future.done())
-        self._dropped.update((call.number, call) for call in (*wanted[free:], *self._held.values()))
-        self._calls = wanted[:free]  # sorted, and so a heap
-        self._held.clear()
-
     def _wait_idle(self) -> None:
-        with blocking.waiting(), self._lock:
-            while self._runners or self._held:
-                self._idle.wait()
+        self._runners.wait_idle()
 
     @property
     def queued(self) -> int:
-        return len(self._calls) + len(self._held)
+        return self._calls.queued
 
     @property
     def threads(self) -> set[threading.Thread]:
-        return set(self._pool._threads)
+        return self._runners.threads
 
     def kill(self) -> None:
         """Cancel what waits. A thread cannot be stopped: what runs goes on, and is not waited for."""
@@ -630,17 +270,17 @@ class ThreadsBackend(Backend):
         self.shutdown(wait=False, cancel_futures=True)
         # Also where runners are left, so that the idle threads end: a pool whose `submit` was interrupted by
         # Ctrl-C has threads that it would not end at the interpreter's exit, which would wait for them.
-        self._pool.shutdown(wait=False)
+        self._runners.end_idle_threads()
 
     def status(self) -> dict[str, Any]:
-        with self._lock:
-            queued = sum(call.future._state == "PENDING" for call in (*self._calls, *self._held.values()))
+        with self._runners.lock:
+            running, waiting = self._runners.counts()
             return {
                 "backend": self.name,
                 "max_workers": self._max_workers,
-                "running": self._runners - self._waiting,
-                "waiting": self._waiting,
-                "queued": queued,
+                "running": running,
+                "waiting": waiting,
+                "queued": self._calls.pending(),
             }
 
 

@@ -617,10 +617,10 @@ def load_result(payload: Payload) -> Any:
 # --- exceptions -----------------------------------------------------------------------------------------
 
 
-def without_frames_of(file: str, exc: BaseException) -> BaseException:
-    """`exc` with a traceback that starts behind the frames of `file`, in the task's code, if it ever got there."""
+def without_frames_of(files: tuple[str, ...], exc: BaseException) -> BaseException:
+    """`exc` with a traceback that starts behind the frames of `files`, in the task's code, if it ever got there."""
     trace = _TRACEBACK.__get__(exc)  # as in `set_cause`
-    while trace is not None and trace.tb_frame.f_code.co_filename == file:
+    while trace is not None and trace.tb_frame.f_code.co_filename in files:
         trace = trace.tb_next
     if trace is not None:
         _TRACEBACK.__set__(exc, trace)

@@ -52,7 +52,7 @@ def run_fixed(
     results.
     """
     until = None if seconds is None else perf_counter() + seconds
-    results = FixedResults(__file__, retry_on, stop - start)
+    results = FixedResults((__file__,), retry_on, stop - start)
     items, call = calls(fn, elements, start, stop)
     for item in items:
         try:
@@ -70,8 +70,8 @@ def run_fixed(
 class FixedResults:
     """Results, each as it was when its call returned."""
 
-    def __init__(self, file: str, retry_on: bytes | None, count: int) -> None:
-        """Create the results of `count` calls, which the code in `file` makes.
+    def __init__(self, files: tuple[str, ...], retry_on: bytes | None, count: int) -> None:
+        """Create the results of `count` calls, which the code in `files` makes.
 
         `retry_on` are the exceptions after which a call may be repeated, see serialization.dump_classes.
         """
@@ -93,7 +93,7 @@ class FixedResults:
         self._failures: dict[int, serialization.EncodedException] = {}
         self._final: set[int] = set()
         self._pickles = OwnPickles(RESULT)
-        self._file = file
+        self._files = *files, arguments.FILE
         self._retry_on = retry_on
         self._last = count - 1
 
@@ -173,10 +173,9 @@ class FixedResults:
         row = len(self.values)
         if self._retry_on is not None and not serialization.is_one_of(failure, self._retry_on):
             self._final.add(row)
-        inside = serialization.without_frames_of(self._file, failure)
         self._added = 2
         self._failures[row] = serialization.encode_exception(
-            serialization.without_frames_of(arguments.FILE, inside)
+            serialization.without_frames_of(self._files, failure)
         )
         self.values.append(None)
 

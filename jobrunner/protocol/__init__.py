@@ -19,6 +19,7 @@ Where to start reading: `wire/messages` (what is said), `effects` (what a core h
     coordinator        the middle: tasks, clients and workers
     worker             the running side: a queue, the slots that it feeds, outcomes kept until they are acknowledged
 
+    turn               one turn of a core: its events, then a Tick
     link, session      a numbered stream of messages; greeting, silence, loss, and greeting again
     retry              what follows the end of an attempt
     bundles, chunks    short calls that travel as one task; elements of `map` that do

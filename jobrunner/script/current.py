@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from types import ModuleType
 from typing import NamedTuple
@@ -43,7 +42,7 @@ def own_token() -> str:
     global _own
     pid = os.getpid()
     if _own[0] != pid:  # a forked process goes ways of its own
-        _own = pid, secrets.token_hex(TOKEN_BYTES)
+        _own = pid, os.urandom(TOKEN_BYTES).hex()  # as the module `secrets`, which takes a while to import
     return _own[1]
 
 

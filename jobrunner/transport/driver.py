@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from jobrunner.protocol.effects import Effect, Event, Send, Stop, Tick
+from jobrunner.protocol.effects import Effect, Event, Send, Stop
 from jobrunner.protocol.link import LATE
+from jobrunner.protocol.turn import Core, run_turn
 from jobrunner.transport.wakeup import Wakeup
 
 CATCH_UP = 0.1
@@ -30,13 +31,6 @@ MAX_WAIT = 3600.0
 def milliseconds(timeout: float | None) -> int | None:
     """Return the argument of a poll of at most `timeout` seconds; None means no limit."""
     return None if timeout is None else max(0, int(min(timeout, MAX_WAIT) * 1000 + 0.999))
-
-
-class Core(Protocol):
-    """A sans-IO state machine."""
-
-    def handle(self, event: Event, now: float) -> list[Effect]: ...
-    def next_deadline(self) -> float | None: ...
 
 
 class Wire(Protocol):
@@ -130,24 +124,7 @@ class Driver:
             time.sleep(CATCH_UP)
             now = self._clock()
         self._turned = now
-        handle = self._core.handle
-        effects: list[Effect] = []
-        posted = len(
-            self._inbox
-        )  # before collecting, so that nothing posted overtakes what was collected before it
-        for event in self._collect():
-            effects += handle(event, now)
-        for _ in range(posted):
-            effects += handle(self._inbox.popleft(), now)
-        for event in self._wire.receive(now):
-            effects += handle(event, now)
-        for fd in ready:
-            read = self._sources.get(fd)
-            if read is not None:
-                for event in read():
-                    effects += handle(event, now)
-        effects += handle(Tick(), now)
-        self._do(effects, now)
+        self._do(run_turn(self._core, self._take_events(ready, now), now), now)
 
     def close(self, *, orderly: bool = False) -> None:
         """Close the wire; the loop must have ended."""
@@ -161,6 +138,20 @@ class Driver:
         deadlines = [self._core.next_deadline(), self._wire.next_deadline(), self._due()]
         times = [t for t in deadlines if t is not None]
         return max(0.0, min(times) - self._clock()) if times else None
+
+    def _take_events(self, ready: set[int], now: float) -> list[Event]:
+        """Return all events that have come: collected, posted, received, and read from sources."""
+        posted = len(
+            self._inbox
+        )  # before collecting, so that nothing posted overtakes what was collected before it
+        events = list(self._collect())
+        events += [self._inbox.popleft() for _ in range(posted)]
+        events += self._wire.receive(now)
+        for fd in ready:
+            read = self._sources.get(fd)
+            if read is not None:
+                events += read()
+        return events
 
     def _do(self, effects: list[Effect], now: float) -> None:
         for effect in effects:

@@ -17,8 +17,8 @@ from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.engine import in_worker as engine_worker
 from jobrunner.backends.engine.in_worker import (
     PROTOCOL,
+    EngineFunctions,
     Head,
-    LoadedFunctions,
     fields_of,
     run,
     unwrapped,
@@ -184,7 +184,7 @@ def test_another_thread_than_the_main_one_is_left_alone():
 
 
 def test_unpickled_functions_are_kept_up_to_a_number_and_a_size():
-    functions = LoadedFunctions(most=2, most_bytes=10_000)
+    functions = EngineFunctions(max_functions=2, max_bytes=10_000)
 
     def fields(size):
         return fields_of(serialization.dump_function(lambda value=bytes(size): len(value)), apart=False)

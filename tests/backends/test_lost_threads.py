@@ -23,7 +23,10 @@ from jobrunner.backends import (
     outgoing_calls,
     pending_calls,
     queries,
+    thread_calls,
     thread_chunks,
+    thread_context,
+    thread_runners,
     threads,
 )
 from jobrunner.backends.base import BackendSettings
@@ -75,7 +78,10 @@ KINDS = {
         engine_of_threads,
         [engine, attempts, unfinished_calls, new_calls, engine_calls, pending_calls, backend_thread],
     ),
-    "threads": (threads_of_this_process, [threads, thread_chunks]),
+    "threads": (
+        threads_of_this_process,
+        [threads, thread_calls, thread_chunks, thread_context, thread_runners],
+    ),
 }
 
 

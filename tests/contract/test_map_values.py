@@ -396,7 +396,7 @@ def failures_of(executor, fn, elements, chunksize):
     run, _ = executor._begin_map(fn, [elements], None, chunksize, None)
     until(lambda: run.done >= run.taken)
     found = {}
-    for position, results in run._results.items():
+    for position, results in run._progress._results.items():
         for index, value in enumerate(results.values):
             found[position + index] = results.failures.get(index, value)
     return [found[position] for position in sorted(found)]
@@ -461,7 +461,7 @@ def test_a_map_that_is_given_up_does_not_wait_for_its_pauses(make_executor):
     until(lambda: run._pauses is not None and run._pauses._pausing)
     assert next(results) == 1
     results.close()
-    assert run.done == 2
+    assert run._progress.done == 2
     executor.shutdown(wait=True)
 
 

@@ -81,7 +81,7 @@ def test_arrays_are_copied_unless_nobody_else_has_them(size):
 
 def test_a_fresh_array_is_not_copied():
     numpy = pytest.importorskip("numpy")
-    results = FixedResults(__file__, None, 3)
+    results = FixedResults((__file__,), None, 3)
     value = numpy.zeros(10)
     place = value.ctypes.data
     results.add(value)

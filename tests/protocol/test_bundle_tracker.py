@@ -40,8 +40,7 @@ def cancelled(*tasks):
 
 def clean(world):
     """Nothing of any bundle is left."""
-    assert not world.core._bundle_tracker._wishes
-    assert not world.core._bundle_tracker._unwanted
+    assert world.core._bundle_tracker.leftovers() == []
     world.core.check_invariants()
     return True
 

@@ -69,13 +69,13 @@ def test_a_client_keeps_a_part_as_long_as_an_unfinished_call_needs_it():
     world.turn()
     world.say(m.Outcomes([ok("c-1")]))
     world.turn()
-    assert list(world.core._functions) == [PART.key, OTHER_KEY]
+    assert list(world.core.functions.definitions) == [PART.key, OTHER_KEY]
     world.say(m.Outcomes([ok("c-2")]))
     world.turn()
-    assert world.core._functions == {}
+    assert world.core.functions.definitions == {}
     submit(world)
     world.turn()
-    assert world.core._functions == {}, "no call needs them"
+    assert world.core.functions.definitions == {}, "no call needs them"
 
 
 def test_a_client_sends_parts_again_in_a_new_session():

@@ -6,7 +6,8 @@ from support.seeking import find
 
 from jobrunner.protocol.bundles import place_of_call
 from jobrunner.protocol.client.bundle_tracker import BundleTracker
-from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.client.cancel_requests import CancelRequests
+from jobrunner.protocol.client.pending_tasks import PendingTasks
 from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.orphans import Orphans
@@ -17,13 +18,13 @@ from jobrunner.testing.simulation.laws import RIGHT
 
 
 def test_a_client_that_forgets_the_rest_of_a_bundle_is_found(monkeypatch):
-    real = ClientCore.add
+    real = PendingTasks.add
 
     def add(self, spec, *, regained=False):
         if not regained:
             real(self, spec)
 
-    monkeypatch.setattr(ClientCore, "add", add)
+    monkeypatch.setattr(PendingTasks, "add", add)
     find()
 
 
@@ -31,7 +32,7 @@ def test_a_client_that_begins_again_with_what_has_ended_is_found(monkeypatch):
     real = BundleTracker._split
 
     def split(self, spec, results, start, runs=False):
-        return real(self, spec, results, max(0, start - 1), runs)
+        real(self, spec, results, max(0, start - 1), runs)
 
     monkeypatch.setattr(BundleTracker, "_split", split)
     find()
@@ -64,7 +65,7 @@ def test_a_call_that_runs_on_and_is_given_up_before_its_client_names_it_is_found
 
 
 def test_a_cancelled_call_that_others_wait_for_is_found(monkeypatch):
-    monkeypatch.setattr(ClientCore, "tell_cancelled", lambda self, outcomes: None)
+    monkeypatch.setattr(CancelRequests, "tell_cancelled", lambda self, outcomes: None)
     find(first=52)
 
 
@@ -75,7 +76,7 @@ def test_a_call_of_a_bundle_that_is_never_said_to_have_ended_is_found(monkeypatc
 
 def test_wishes_that_are_never_forgotten_are_found(monkeypatch):
     def forget_bundle(self, bundle):
-        self._core.forget_task(bundle)
+        self._tasks.forget(bundle)
 
     monkeypatch.setattr(BundleTracker, "_forget_bundle", forget_bundle)
     find()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.seeking import find
 
-from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.client.endings import Endings
 from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.division import Division
 from jobrunner.protocol.effects import ChunkDivided
@@ -23,14 +23,13 @@ def test_a_part_that_goes_on_and_is_started_again_is_found(monkeypatch):
 
 
 def test_a_part_that_its_client_does_not_wait_for_is_found(monkeypatch):
-    real = ClientCore._divided
+    real = Endings._divided
 
     def divided(self, chunk, outcome):
-        effects = real(self, chunk, outcome)
-        self.forget_task(effects[0].part)
-        return effects
+        real(self, chunk, outcome)
+        self._tasks.forget(self._effects[-1].part)
 
-    monkeypatch.setattr(ClientCore, "_divided", divided)
+    monkeypatch.setattr(Endings, "_divided", divided)
     find(first=23)
 
 
@@ -156,13 +155,14 @@ def test_a_chunk_that_is_divided_when_it_begins_or_never_is_found(monkeypatch):
 
 def test_an_element_that_runs_and_is_given_back_is_found(monkeypatch):
     """Of what may run once, it would run twice."""
-    real = ClientCore._divided
+    real = Endings._divided
 
     def divided(self, chunk, outcome):
-        (told,) = real(self, chunk, outcome)
-        return [ChunkDivided(told.id, told.part, told.stop - 1)]
+        real(self, chunk, outcome)
+        told = self._effects.pop()
+        self._effects.append(ChunkDivided(told.id, told.part, told.stop - 1))
 
-    monkeypatch.setattr(ClientCore, "_divided", divided)
+    monkeypatch.setattr(Endings, "_divided", divided)
     world = make(workers=[1, 1, 1])
     chunk(world, 0.00001, 5.0, 5.0, at_most_once=True)
     with pytest.raises(Violation, match="began as"):

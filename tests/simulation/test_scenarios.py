@@ -275,7 +275,7 @@ def test_a_waiting_queue_costs_nothing():
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_a_poison_task_ends_after_exactly_the_limit_and_hurts_nobody(limit):
+def test_a_poison_endings_after_exactly_the_limit_and_hurts_nobody(limit):
     world = calm_world(crash_limit=limit)
     [poison] = submit(world, [Call((0.01,), CRASH)])
     others = submit(world, short(100, 0.01), number=1)
@@ -326,7 +326,7 @@ def test_a_cut_off_worker_that_proves_alive_has_not_crashed():
 
 
 @pytest.mark.parametrize("stopped_by", [0, 1, 2])
-def test_cancelling_a_running_task_ends_it_with_the_mildest_means(stopped_by):
+def test_cancelling_a_running_endings_it_with_the_mildest_means(stopped_by):
     world = calm_world(workers=[1], stop_grace=2.0)
     [task] = submit(world, [Call((ENDLESS,), stopped_by=stopped_by)])
     world.run_for(1.0)

@@ -231,16 +231,12 @@ def test_parts_that_are_sent_with_each_function_are_found(monkeypatch):
 
 
 def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
-    real = retry.verdict
+    real = retry.decide
 
-    def verdict(record, status, crash_limit, **rest):
-        options, record.body.options = record.body.options, record.body.options._replace(at_most_once=False)
-        try:
-            return real(record, status, crash_limit, **rest)
-        finally:
-            record.body.options = options
+    def decide(options, status, **rest):
+        return real(options._replace(at_most_once=False), status, **rest)
 
-    monkeypatch.setattr(retry, "verdict", verdict)
+    monkeypatch.setattr(retry, "decide", decide)
     find(first=20)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import nullcontext
 
 import pytest
 import zoo
@@ -13,11 +12,6 @@ import zoo
 from jobrunner.calls import serialization
 from jobrunner.errors import InitializerError, SerializationError
 from jobrunner.protocol.effects import SlotExited, SlotPrinted
-from jobrunner.system.descriptors import unnamed_file
-from jobrunner.workers.channel import BlockingChannel, channel_pair
-from jobrunner.workers.child import Slot
-from jobrunner.workers.crash_board import CrashBoard
-from jobrunner.workers.framing import header, unpack
 
 # --- outcomes ---------------------------------------------------------------------------------------------
 
@@ -33,7 +27,7 @@ def test_exceptions_arrive_as_raised_with_the_tasks_frames(owner, slot):
         owner.call(slot, zoo.divide, 1, 0)
     text = str(caught.value.__cause__)
     assert "in divide" in text
-    assert "child.py" not in text
+    assert "task_runner.py" not in text
 
 
 @pytest.mark.parametrize(
@@ -260,60 +254,6 @@ def test_last_words_that_come_in_the_middle_of_faulthandlers_are_kept(owner, slo
     exited = owner.exited(slot)
     assert exited.stderr == "a last word\n"
     assert exited.traceback.endswith('  File "x.py", line 1 in f')
-
-
-# --- interrupts -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bare_slot():
-    """The state of a slot, without a process."""
-    channels = [channel_pair() for _ in range(2)]
-    board = unnamed_file("board", CrashBoard.SIZE)
-    slot = Slot(*(BlockingChannel(theirs) for _, theirs in channels), CrashBoard(board))
-    yield slot
-    slot.board.close()
-    for fd in (board, slot.wake_reader, slot.wake_writer):
-        os.close(fd)
-    for pair in channels:
-        for end in pair:
-            end.close()
-
-
-@pytest.mark.parametrize(
-    ("target", "running", "interrupted", "raises"),
-    [
-        (5, 5, False, True),
-        (0, 5, False, True),  # not the control thread's: the task's own
-        (4, 5, False, False),  # too late, the next task runs
-        (5, 0, False, False),  # too late, the outcome is being pickled
-        (0, 0, False, False),
-        (5, 5, True, False),  # a second one
-    ],
-)
-def test_whom_an_interrupt_hits(bare_slot, target, running, interrupted, raises):
-    bare_slot.target, bare_slot.running, bare_slot.interrupted = target, running, interrupted
-    with pytest.raises(KeyboardInterrupt) if raises else nullcontext():
-        bare_slot.on_sigint(signal.SIGINT, None)
-    assert bare_slot.target == 0
-
-
-def test_an_interrupt_in_the_middle_of_a_message_waits_for_its_end(bare_slot, monkeypatch):
-    bare_slot.running = bare_slot.target = 5
-    add = bare_slot.board.add
-
-    def interrupted_add(entry):
-        signal.raise_signal(signal.SIGINT)
-        return add(entry)
-
-    monkeypatch.setattr(bare_slot.board, "add", interrupted_add)
-    before = signal.signal(signal.SIGINT, bare_slot.on_sigint)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            bare_slot.outbox.put(["whole"])
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert unpack(header(bare_slot.board.outbox(), bare_slot.board.count)) == [["whole"]]
 
 
 # --- tasks that meddle ------------------------------------------------------------------------------------

@@ -16,15 +16,15 @@ import importlib
 import os
 import pickle
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jobrunner.backends.engine.printed import Capture
 from jobrunner.backends.engine.stops import Stops
-from jobrunner.calls import initializers, serialization
-from jobrunner.calls.initializers import Provided
+from jobrunner.calls import serialization
+from jobrunner.calls.function_cache import FILE as CACHE_FILE
+from jobrunner.calls.function_cache import FunctionCache, Loaded
 from jobrunner.errors import InitializerError, NotSupportedError
 from jobrunner.fixed import load_elements, run_fixed
 from jobrunner.nested import task_context
@@ -47,6 +47,9 @@ FUNCTIONS_KEPT = 256
 
 FUNCTION_BYTES_KEPT = 128 * 1024 * 1024
 """As FUNCTIONS_KEPT, bytes of what they were unpickled from; the last one may have more."""
+
+OWN_FILES = (__file__, CACHE_FILE)
+"""The files whose frames precede those of a call in a traceback."""
 
 Fields = tuple[bytes, Any, "tuple[tuple[bytes, Any], ...]"]
 """Of a function on its way: its key; its blob; and for each part its key and its blob, or None where that is apart. A
@@ -194,9 +197,9 @@ def _outcome(
     try:
         with stops:
             if head.initializer is not None:
-                _run_initializer(head.initializer)
+                _functions.initialize(head.initializer)
                 started = perf_counter()
-            fn = ready(_function(head.function, None if head.initializer is None else head.initializer[0]))
+            fn = _functions.get(head.function, None if head.initializer is None else head.initializer[0])
             if head.span is None:
                 args, kwargs = serialization.load_call(
                     unwrapped(parts), [unwrapped(value) for value in values]
@@ -234,7 +237,7 @@ def _outcome(
             ERROR,
             duration,
             detail,
-            serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
+            serialization.dump_exception(serialization.without_frames_of(OWN_FILES, exc)),
         )
 
 
@@ -242,66 +245,42 @@ def _bytes_of(parts: Sequence[Buffer]) -> int:
     return sum(memoryview(part).nbytes for part in parts)
 
 
-class LoadedFunctions:
-    """Those that were unpickled, each after its initializer: the most recently used ones, up to a limit."""
+class EngineFunctions:
+    """The functions of a worker's process, which come with the calls that name them; several threads may run calls."""
 
-    def __init__(self, most: int = FUNCTIONS_KEPT, most_bytes: int = FUNCTION_BYTES_KEPT) -> None:
-        self._most = most
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._loaded: OrderedDict[tuple[bytes | None, bytes], tuple[Callable[..., Any], int]] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, max_functions: int = FUNCTIONS_KEPT, max_bytes: int = FUNCTION_BYTES_KEPT) -> None:
+        self._cache = FunctionCache(max_functions, max_bytes)
+        self._loading = threading.Lock()
+        self._initializing = threading.Lock()
 
     def get(self, fields: Fields, initializer: bytes | None = None) -> Callable[..., Any]:
-        """That function, after that initializer. Raises SerializationError."""
-        key = initializer, fields[0]
-        with self._lock:
-            known = self._loaded.get(key)
-            if known is not None:
-                self._loaded.move_to_end(key)
-                return known[0]
-            fn, size = loaded(fields, initializer)
-            self._loaded[key] = fn, size
-            self._bytes += size
-            while len(self._loaded) > self._most or (
-                self._bytes > self._most_bytes and len(self._loaded) > 1
-            ):
-                self._bytes -= self._loaded.popitem(last=False)[1][1]
-            return fn
+        """Return a function after its initializer, which has run; raise SerializationError if it cannot be loaded."""
+        with self._loading:
+            fn = self._cache.get(fields[0], initializer, lambda _: loaded(fields))
+        return ready(fn)
+
+    def initialize(self, fields: Fields) -> None:
+        """Run an initializer when a call names it for the first time; raise InitializerError each time if it fails."""
+        with self._initializing:
+            self._cache.initialize(fields[0], lambda: self.get(fields), initializer_error)
 
 
-def loaded(fields: Fields, initializer: bytes | None) -> tuple[Callable[..., Any], int]:
-    """The function, and the bytes that it was unpickled from."""
+def loaded(fields: Fields) -> Loaded:
+    """Unpickle a function."""
     # Within one process they come as they were wrapped.
     blob: Payload = fields[1] if isinstance(fields[1], bytes) else tuple(map(memoryview, fields[1]))
     parts: dict[bytes, Payload] = {key: tuple(map(memoryview, buffers)) for key, buffers in fields[2]}
     fn = serialization.load_function(blob, parts)
-    provided = None if initializer is None else _initialized[initializer]
-    if isinstance(provided, Provided):
-        provided.give_to(fn)
     return fn, payload_size(blob) + sum(map(payload_size, parts.values()))
 
 
-_function = LoadedFunctions().get
+def initializer_error(exc: BaseException) -> InitializerError | None:
+    """Return the error for all calls that name an initializer that has raised `exc`; None if it was to be stopped."""
+    if not isinstance(exc, Exception):
+        return None
+    failure = InitializerError(f"the initializer failed in this worker: {serialization.describe(exc)}")
+    failure.__cause__ = serialization.without_frames_of(OWN_FILES, exc)
+    return failure
 
 
-_initialized: dict[bytes, InitializerError | Provided] = {}
-_setting_up = threading.Lock()
-
-
-def _run_initializer(fields: Fields) -> None:
-    """Run an initializer, the first time that a call of this process names it. Raises InitializerError, each time."""
-    key = fields[0]
-    with _setting_up:
-        if key not in _initialized:
-            try:
-                _initialized[key] = initializers.run(ready(_function(fields)))
-            except Exception as exc:
-                failure = InitializerError(
-                    f"the initializer failed in this worker: {serialization.describe(exc)}"
-                )
-                failure.__cause__ = serialization.without_frames_of(__file__, exc)
-                _initialized[key] = failure
-        known = _initialized[key]
-    if isinstance(known, InitializerError):
-        raise known.with_traceback(None)
+_functions = EngineFunctions()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from jobrunner.protocol.bundles import call_of, unpack_calls
+from jobrunner.protocol.client.bundle_index import BundleIndex
+from jobrunner.protocol.client.cancel_requests import CancelRequests
+from jobrunner.protocol.client.pending_tasks import PendingTasks
+from jobrunner.protocol.client.send_window import SendWindow
 from jobrunner.protocol.effects import BundleSplit, Effect, ResolveTasks
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId, call_id
 from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.payloads import Payload
-
-if TYPE_CHECKING:
-    from jobrunner.protocol.client.core import ClientCore
 
 ENDS_THAT_SPLIT = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
 """The outcomes of a bundle that do not tell the outcomes of all of its calls."""
@@ -24,27 +23,38 @@ def must_split(outcome: m.Outcome) -> bool:
 
 
 class BundleTracker:
-    """The pending bundles of one ClientCore."""
+    """What is wished of the pending bundles of one client, and what follows when they end."""
 
-    def __init__(self, core: ClientCore) -> None:
-        self._core = core
+    def __init__(
+        self,
+        tasks: PendingTasks,
+        window: SendWindow,
+        bundles: BundleIndex,
+        cancel_requests: CancelRequests,
+        effects: list[Effect],
+    ) -> None:
+        self._tasks = tasks
+        self._window = window
+        self._bundles = bundles
+        self._cancel_requests = cancel_requests
+        self._effects = effects
         self._wishes: dict[TaskId, dict[int, bool]] = {}
         """The calls of each bundle that are to be cancelled; the value tells whether this includes a running call."""
         self._unwanted: set[TaskId] = set()
         """The bundles that are to be cancelled as a whole."""
 
-    def cancel(self, bundle: TaskId, index: int, running: bool) -> list[Effect]:
+    def cancel(self, bundle: TaskId, index: int, running: bool) -> None:
         """Cancel one call; a bundle that the coordinator has must be returned first."""
-        spec = self._core.pending[bundle]
+        spec = self._tasks.specs[bundle]
         assert isinstance(spec.body.kind, Bundle)
         if index >= spec.body.kind.calls:
-            return []
+            return
         wishes = self._wishes.setdefault(bundle, {})
         wishes[index] = running or wishes.get(index, False)
-        if not self._core.is_sent(bundle):
-            return self._split(spec, b"", 0)
-        self._core.request_cancel(bundle, False)
-        return []
+        if self._window.has_sent(bundle):
+            self._cancel_requests.request(bundle, False)
+        else:
+            self._split(spec, b"", 0)
 
     def cancel_whole(self, bundle: TaskId) -> None:
         self._unwanted.add(bundle)
@@ -62,29 +72,34 @@ class BundleTracker:
 
     def is_to_stop(self, call: TaskId) -> bool:
         """Return whether this call of a bundle is to be cancelled even if it runs."""
-        place = self._core.bundle_with(call)
+        place = self._bundles.bundle_with(call)
         return place is not None and self._wishes.get(place[0], {}).get(place[1], False)
 
-    def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
+    def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> None:
         """Handle the end of a pending bundle."""
         whole = spec.id in self._unwanted or not self._wishes.get(spec.id)
         if not must_split(outcome) or (outcome.status == m.CANCELLED and whole):
             if outcome.status == m.CANCELLED:
-                self._core.tell_cancelled([outcome])
+                self._cancel_requests.tell_cancelled([outcome])
             self._forget_bundle(spec.id)
-            return [ResolveTasks([outcome])]
-        if outcome.status == m.SPLIT:
-            return self._split(spec, outcome.payload, (outcome.detail or {})["running"], runs=True)
-        return self._split(spec, b"", 0)
+            self._effects.append(ResolveTasks([outcome]))
+        elif outcome.status == m.SPLIT:
+            self._split(spec, outcome.payload, (outcome.detail or {})["running"], runs=True)
+        else:
+            self._split(spec, b"", 0)
 
-    def _split(self, spec: m.TaskSpec, results: Payload, start: int, runs: bool = False) -> list[Effect]:
+    def leftovers(self) -> list[object]:
+        """Return everything that is kept; for tests."""
+        return [*self._wishes, *self._unwanted]
+
+    def _split(self, spec: m.TaskSpec, results: Payload, start: int, runs: bool = False) -> None:
         """Submit the calls from `start` on as tasks of their own.
 
         `runs` tells that the first of them is running already.
         """
         wishes, unwanted = self._wishes.get(spec.id, {}), spec.id in self._unwanted
-        effects: list[Effect] = [BundleSplit(spec.id, results, start)]
-        sent = self._core.is_sent(spec.id)
+        self._effects.append(BundleSplit(spec.id, results, start))
+        sent = self._window.has_sent(spec.id)
         cancelled, refused = [], []
         for index, payload in enumerate(unpack_calls(spec.body.payload)):
             if index < start:
@@ -95,22 +110,21 @@ class BundleTracker:
                 if unwanted or wish is not None:
                     cancelled.append(m.Outcome(call.id, 0, m.CANCELLED))
                 else:
-                    self._core.add(call, regained=sent)
+                    self._tasks.add(call, regained=sent)
                 continue
-            self._core.add(call, regained=sent)
+            self._tasks.add(call, regained=sent)
             if wish:
-                self._core.request_cancel(call.id, True)
+                self._cancel_requests.request(call.id, True)
             elif wish is not None or unwanted:
                 refused.append(call.id)
         self._forget_bundle(spec.id)
         if cancelled:
             if sent:
-                self._core.tell_cancelled(cancelled)
-            effects.append(ResolveTasks(cancelled))
-        self._core.note_refused(refused)
-        return effects
+                self._cancel_requests.tell_cancelled(cancelled)
+            self._effects.append(ResolveTasks(cancelled))
+        self._cancel_requests.note_refused(refused)
 
     def _forget_bundle(self, bundle: TaskId) -> None:
-        self._core.forget_task(bundle)
+        self._tasks.forget(bundle)
         self._wishes.pop(bundle, None)
         self._unwanted.discard(bundle)

@@ -252,19 +252,30 @@ class Attempts:
         else:
             record.failures += 1
         final = bool(outcome.detail and outcome.detail.get("final"))
-        verdict = retry.verdict(record, status, self._crash_limit, final=final)
-        if verdict != retry.FINISH:
+        verdict = self._verdict(record, status, final=final)
+        if verdict is not retry.FINISH:
             self._note_progress(record)
-        if verdict == retry.REQUEUE:
+        if verdict is retry.REQUEUE:
             self.again(record, now)
-        elif verdict == retry.RETRY:
+        elif isinstance(verdict, retry.RetryAfter):
             self._tasks.move(record, WAITING, now)
-            pause = retry.backoff(record.failures, record.body.options.backoff)
-            self._dispatcher.delay(record, now + pause, WaitReason.BACKOFF)
+            self._dispatcher.delay(record, now + verdict.seconds, WaitReason.BACKOFF)
         elif status == m.CRASHED:
             self._endings.finish_lost(record, outcome, now)
         else:
             self._endings.finish(record, outcome, FAILED, now)
+
+    def _verdict(self, record: TaskRecord, status: int, *, final: bool = False) -> retry.Verdict:
+        """Return what follows this end of the record's attempt, which its counts include already."""
+        return retry.decide(
+            record.body.options,
+            status,
+            failures=record.failures,
+            crashes=record.crashes,
+            crash_limit=self._crash_limit,
+            final=final or record.cancel_asked,
+            splits=retry.is_split_after(status, record.body.kind, record.elements),
+        )
 
     def _split(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, *, fresh: bool = True
@@ -421,8 +432,8 @@ class Attempts:
                 "host": worker.hello.host,
             }
             outcome = m.Outcome(record.id, record.attempt, m.LOST, detail=detail)
-            verdict = retry.verdict(record, m.LOST, self._crash_limit)
-            if verdict == retry.REQUEUE or not (suspect or record.body.options.at_most_once):
+            verdict = self._verdict(record, m.LOST)
+            if verdict is retry.REQUEUE or not (suspect or record.body.options.at_most_once):
                 if suspect:
                     self._note_progress(record)
                 self.again(record, now)

@@ -43,12 +43,12 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
     SubmitRequested,
-    Tick,
     Unreachable,
     WatchRequested,
     WriteJournal,
 )
 from jobrunner.protocol.journal_records import JournalState, Owed
+from jobrunner.protocol.turn import run_turn
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId, bound, client_of, task_id
 from jobrunner.protocol.wire.principals import ANYONE, CLIENT, WORKER, Principal
@@ -140,12 +140,7 @@ class Node(Generic[C]):
         self._turn_at = None
         now = self.world.now
         events, self.inbox = self.inbox, []
-        effects: list[Effect] = []
-        handle = self.core.handle
-        for event in events:
-            self.world.note(self.name, "gets", event.envelope if type(event) is Received else event)
-            effects += handle(event, now)
-        effects += handle(Tick(), now)
+        effects = run_turn(self.core, map(self._noted, events), now)
         self._perform_all(effects)
         if not self.alive:
             return
@@ -156,6 +151,11 @@ class Node(Generic[C]):
             raise Violation(f"{self.name} spins: nothing to do at {now}, next deadline {deadline}")
         if deadline is not None:
             self._arrange(max(deadline, now) + GRANULARITY)
+
+    def _noted(self, event: Event) -> Event:
+        """Note an event that the core is about to handle."""
+        self.world.note(self.name, "gets", event.envelope if type(event) is Received else event)
+        return event
 
     def _perform_all(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -575,25 +575,7 @@ class ClientNode(PeerNode[ClientCore]):
 
     def leftovers(self) -> list[str]:
         core = self.core
-        names = (
-            "pending",
-            "_sent",
-            "_sent_bytes",
-            "_users",
-            "_functions",
-            "_cancelling",
-            "_cancels",
-            "_queries",
-            "_followers",
-            "_watched",
-            "_watches",
-        )
-        left = [f"{self.name}: {name} {getattr(core, name)!r:.200}" for name in names if getattr(core, name)]
-        bundles = core._bundle_tracker
-        if bundles._wishes or bundles._unwanted:
-            left.append(f"{self.name}: wishes {bundles._wishes}, unwanted {bundles._unwanted}")
-        if core._outbox.peek() is not None:
-            left.append(f"{self.name}: its outbox is not empty")
+        left = [f"{self.name}: keeps {what!r:.200}" for what in core.leftovers()]
         if core.session.link.unacked() or core.session.link.unacked_bytes:
             left.append(f"{self.name}: unacknowledged {core.session.link.unacked()!r:.200}")
         return left

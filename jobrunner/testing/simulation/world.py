@@ -245,7 +245,7 @@ class World:
 
     def start_client(self, tasks: int = 0) -> ClientNode:
         client = self.client_class(self, f"c{len(self.clients)}")
-        client.core._known = KnownFunctions(self.scenario.remembered)
+        client.core.functions.known = KnownFunctions(self.scenario.remembered)
         self.clients.append(client)
         start_program(self, client, tasks)
         return client

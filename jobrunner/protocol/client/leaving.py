@@ -1,0 +1,68 @@
+"""How a client ends: the program asks for it, or the client gives up, because there is no coordinator for it."""
+
+from __future__ import annotations
+
+from jobrunner.protocol.effects import Effect, GiveUp, Stop
+from jobrunner.protocol.session import Session
+from jobrunner.protocol.wire import messages as m
+
+
+class Leaving:
+    """Whether the client is to leave, and whether it has ended.
+
+    `connect_timeout` and `reconnect_timeout` are in seconds, and None means no limit.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        effects: list[Effect],
+        connect_timeout: float | None,
+        reconnect_timeout: float | None,
+    ) -> None:
+        self._session = session
+        self._effects = effects
+        self._timeout = connect_timeout
+        """Seconds without a session after which the client gives up."""
+        self._reconnect_timeout = reconnect_timeout
+        self._asked = False
+        """The program has ended."""
+        self.stopped = False
+        """Nothing happens here any more."""
+
+    def leave(self) -> None:
+        """Leave at the end of this turn."""
+        self._asked = True
+
+    def session_opened(self) -> None:
+        self._timeout = self._reconnect_timeout
+
+    def give_up_at(self) -> float | None:
+        """Return when the client gives up if no session is opened before; None for never."""
+        if self._session.open or self._timeout is None:
+            return None
+        return self._session.seeking_since + self._timeout
+
+    def leave_if_due(self, now: float) -> None:
+        """End, if the program has ended or the time for a session is over."""
+        if self._asked:
+            if self._session.open:
+                self._effects.append(self._session.send(m.Goodbye(), now))
+            self._effects.append(Stop())
+            self.stopped = True
+        elif not self._session.open:
+            self._give_up_if_due(now)
+
+    def _give_up_if_due(self, now: float) -> None:
+        if self._session.refusal:
+            self._give_up(self._session.refusal, self._session.refusal_kind)
+            return
+        at = self.give_up_at()
+        if at is not None and now >= at:
+            waited = now - self._session.seeking_since
+            why = f": {self._session.loss}" if self._session.loss else ""
+            self._give_up(f"no answer for {waited:.0f} s{why}", "CoordinatorLostError")
+
+    def _give_up(self, error: str, kind: str) -> None:
+        self._effects.append(GiveUp(error, kind))
+        self.stopped = True
