@@ -142,13 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings()
 
     def run() -> None:
-        # A bare `jobrunner` is a question, so it gets the answer rather than an error.
+        # A bare `jobrunner` asks what the command can do, so it gets the help instead of an error.
         typer.main.get_command(app).main(given or ["--help"], prog_name="jobrunner", obj=settings)
 
     code = _flush(exit_code(run, settings))
     if arguments is None and code == INTERRUPTED and _threads_left():
-        # A thread that is inside a call cannot be stopped, and Python would wait for it at exit. Whoever
-        # pressed Ctrl-C does not want to; processes have been stopped on the way here.
+        # A thread inside of a call cannot be stopped, and Python would wait for it at exit, which nobody wants after
+        # Ctrl-C. Processes have been stopped on the way here.
         os._exit(code)
     return code
 
@@ -181,7 +181,7 @@ def _report(settings: Settings, message: str) -> None:
             traceback.print_exc()
         print(f"jobrunner: error: {message}", file=sys.stderr, flush=True)
     except BrokenPipeError:
-        pass  # nobody listens, which the exit code does not need
+        pass  # nobody reads it, which the exit code does not need
 
 
 def _debugging(settings: Settings) -> bool:

@@ -21,7 +21,7 @@ def cancel_all(admin: Canceller, task_ids: Iterable[str]) -> list[dict[str, Any]
         try:
             answers.append(admin.cancel(task_id))
         except JobRunnerError as exc:
-            # Only "no such task" comes as the bare class; the others mean that asking on is useless.
+            # Only "no such task" has this very class. With the subclasses, further requests would fail, too.
             if type(exc) is not JobRunnerError:
                 raise
             answers.append({"id": task_id, "cancelled": False, "state": "unknown", "error": str(exc)})
@@ -29,5 +29,5 @@ def cancel_all(admin: Canceller, task_ids: Iterable[str]) -> list[dict[str, Any]
 
 
 def worked(answer: Mapping[str, Any]) -> bool:
-    """Whether the task is cancelled, or its process is being stopped right now."""
+    """Return whether the task is cancelled, or its process is being stopped right now."""
     return bool(answer["cancelled"]) or answer["state"] == "cancelling"

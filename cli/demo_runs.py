@@ -95,11 +95,11 @@ def run_executor(plan: Plan, numbers: Sequence[int], reporter: Reporter) -> Run:
     from jobrunner import Executor, gather
 
     started = time.perf_counter()
-    # Ctrl-C inside the block stops the calls, which may take half a minute each, rather than wait for them.
+    # After Ctrl-C the calls, which may take half a minute each, are stopped instead of awaited.
     with Executor(plan.backend, max_workers=plan.max_workers) as executor:
         if plan.max_workers is None and executor.status().get("slots") == 0:
             reporter.note(f"{plan.name} has no workers yet; waiting for the first")
-        # One small call per slot: the table compares calls, and shows the start of processes beside them.
+        # There is one small call per slot, because the table shows the start of processes beside the calls.
         gather([executor.submit(pi, WARM_UP_FACTORS) for _ in range(plan.max_workers or 1)])
         ready = time.perf_counter()
         results = collect(executor, numbers, reporter)

@@ -98,8 +98,7 @@ def result(
     The exit code is 1 if the call failed, and its error is on standard error. The exit code is 3 if the call is not
     done yet.
     """
-    if not wait:
-        _check_done(task_id, address)
+    _check_done(task_id, address, wait=wait)
     with executor_at(address) as executor:
         try:
             value = executor.future(task_id).result()
@@ -172,16 +171,18 @@ def parse_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     return (value, {}) if isinstance(value, list) else ([value], {})
 
 
-def _check_done(task_id: str, address: str | None) -> None:
-    """Exit with NOT_DONE if the call is not done yet."""
+def _check_done(task_id: str, address: str | None, *, wait: bool) -> None:
+    """Raise JobRunnerError if the call was cancelled; exit with NOT_DONE if it is not done and `wait` is false."""
     with connect(address, options.QUERY_TIMEOUT) as admin:
         try:
             state = admin.task(task_id)["state"]
         except JobRunnerError as exc:
             if type(exc) is not JobRunnerError:
                 raise
-            return  # long done, or unknown: the cluster tells when it is asked for the outcome
-    if state not in ("succeeded", "failed", "cancelled"):
+            return  # it was done long ago or is unknown, as the request for the outcome shows
+    if state == "cancelled":  # there is an outcome to ask for only if the call was detached
+        raise JobRunnerError(f"call {task_id} was cancelled")
+    if not wait and state not in ("succeeded", "failed"):
         typer.echo(
             f"call {task_id} is not done yet, its state is {state}; use --wait to wait for it", err=True
         )

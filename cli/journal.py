@@ -49,5 +49,5 @@ def check(
         write(json_module.dumps(report, indent=2))
     else:
         for name, value in report.items():
-            write(f"{name.replace('_', ' '):<16} {value}")
+            write(f"{name.replace('_', ' '):<16} {'none' if value == '' else value}")
     raise typer.Exit(1 if report["damage"] else 0)

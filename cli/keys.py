@@ -117,9 +117,8 @@ def invite(
     workers can join; with a client's line clients and observers can join.
     """
     from jobrunner.keys.invitation import Invitation
-    from jobrunner.keys.keyring import open_keyring
 
-    ring = open_keyring(_folder(keys))
+    ring = _ring(keys)
     secret = ring.invite(role.value, seconds, uses)
     write(Invitation(_address(address, ring), ring.server.public, secret).to_line())
 
@@ -149,10 +148,9 @@ def issue(
 
     The holder of the key sets JOBRUNNER_IDENTITY to the key, or to the path of a file that holds it.
     """
-    from jobrunner.keys.keyring import open_keyring
     from jobrunner.keys.private_files import write_private
 
-    ring = open_keyring(_folder(keys))
+    ring = _ring(keys)
     text = ring.issue(name, role.value, [_address(address, ring)]).to_text()
     if output is None:
         write(text.rstrip("\n"))
@@ -201,12 +199,27 @@ def rotate(
     """
     from jobrunner.keys import keyring
 
+    keyring.check_keys(_folder(keys))
     if not yes:
         typer.confirm("All workers and clients will have to join again. Continue?", abort=True, err=True)
     keyring.rotate(_folder(keys))
     write(
         "the cluster has new keys; start the coordinator again, and let the others join with the lines that it prints"
     )
+
+
+def _ring(keys: Path | None) -> Keyring:
+    """Return the keys in the folder; create them where no coordinator has run, and say so."""
+    from jobrunner.keys.keyring import has_keys, open_keyring
+
+    folder = _folder(keys)
+    if not has_keys(folder):
+        typer.echo(
+            f"{folder} had no keys of a coordinator, and has those of a new cluster now: if its coordinator runs on"
+            " another host, or as another user, run this command there",
+            err=True,
+        )
+    return open_keyring(folder)
 
 
 def _folder(keys: Path | None) -> Path:

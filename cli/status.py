@@ -19,7 +19,8 @@ WATCH_TIMEOUT = 2.0
 
 def connect(address: str | None, timeout: float) -> ClusterAdmin:
     """Connect to the cluster that the options name; ZeroMQ is imported here, for the commands that need it."""
-    found = options.cluster_address(address)  # first: a mistake in it shows at once
+    # this comes first, so that a mistake in the address shows at once
+    found = options.cluster_address(address)
     from jobrunner.admin import ClusterAdmin
 
     return ClusterAdmin(found, timeout)

@@ -9,7 +9,8 @@
 
 An `Executor` has the interface of the standard library's executors; see `help(jobrunner.Executor)`. asyncio programs
 use `AsyncExecutor`. A running task calls `current_task()` and `current_executor()`. All errors of jobrunner are
-subclasses of `JobRunnerError`, see `help(jobrunner.errors)`.
+subclasses of `JobRunnerError`, see `help(jobrunner.errors)`. The names that programs import from `concurrent.futures`
+beside a pool (`wait`, `as_completed`, `TimeoutError`, ...) are here, too.
 
 The names in `__all__` are the public interface. Each is loaded at its first use, so that `import jobrunner` is fast.
 """
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from jobrunner.version import __version__
 
 if TYPE_CHECKING:
+    from concurrent.futures import BrokenExecutor, CancelledError, InvalidStateError, TimeoutError
+
     from jobrunner.async_executor import AsyncExecutor, AsyncFuture
     from jobrunner.context import Task, current_executor, current_task
     from jobrunner.errors import (
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from jobrunner.mapping.progress_bar import progress
 
 _MODULES = {
+    "concurrent.futures": ("BrokenExecutor", "CancelledError", "InvalidStateError", "TimeoutError"),
     "jobrunner.async_executor": ("AsyncExecutor", "AsyncFuture"),
     "jobrunner.context": ("Task", "current_executor", "current_task"),
     "jobrunner.errors": (
@@ -98,6 +102,8 @@ __all__ = [
     "AsyncExecutor",
     "AsyncFuture",
     "AuthenticationError",
+    "BrokenExecutor",
+    "CancelledError",
     "ConfigError",
     "CoordinatorLostError",
     "CrashLimitError",
@@ -106,6 +112,7 @@ __all__ = [
     "Executor",
     "Future",
     "InitializerError",
+    "InvalidStateError",
     "JobRunnerError",
     "JournalError",
     "NotPicklableError",
@@ -116,6 +123,7 @@ __all__ = [
     "Task",
     "TaskLostError",
     "TaskTimeoutError",
+    "TimeoutError",
     "WorkerLostError",
     "__version__",
     "as_completed",

@@ -28,7 +28,7 @@ from typing import Any, Protocol, TypeVar
 from jobrunner.display.notebooks import Fact, html_table, present, shown
 from jobrunner.errors import JobRunnerError, NotPicklableError, wait_timeout
 from jobrunner.nested.wait_hooks import Awaited, wait_until, waiting
-from jobrunner.system import forks
+from jobrunner.system import conditions, forks
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
 
@@ -52,7 +52,7 @@ class Batch(Protocol):
     """A backend, with `cancel` as a Canceller."""
 
     def id_of(self, index: int) -> str:
-        """The id of the call with that index."""
+        """Return the id of the call with that index."""
 
 
 STATES = {
@@ -89,8 +89,8 @@ class CancelWait:
         self.threads = 0
         """The number of threads that wait or are about to; CancelWaits keeps it."""
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._answered = threading.Event()
+        self._ended = conditions.Event()
+        self._answered = conditions.Event()
         self._left = 0
         """The number of threads that would still call the callbacks."""
         self._callbacks: Callable[[], None] | None = None
@@ -195,7 +195,7 @@ class Future(concurrent.futures.Future[T]):
     _state: str = "PENDING"
     _result: Any = None
     _exception: BaseException | None = None
-    _watched: threading.Condition | None = None
+    _watched: conditions.Condition | None = None
     """The condition, once it has been created together with `_waiters` and `_done_callbacks`."""
     _waiters: Sequence[Any] = ()  # type: ignore[assignment]
     _done_callbacks: Sequence[Any] = ()
@@ -240,12 +240,12 @@ class Future(concurrent.futures.Future[T]):
         return self._batch.home if self._batch is not None else self._home
 
     @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
+    def _condition(self) -> conditions.Condition:  # type: ignore[override]
         """The condition, under the name that the standard library's code uses; it is created at the first use."""
         watched = self._watched
         if watched is None:
             # Made before the lock is taken: to make a list may call the garbage collector.
-            fresh, waiters, callbacks = threading.Condition(), list[Any](), list[Any]()
+            fresh, waiters, callbacks = conditions.Condition(), list[Any](), list[Any]()
             with _unwatched:
                 watched = self._watched
                 if watched is None:

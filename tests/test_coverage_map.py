@@ -111,7 +111,6 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "mapping.spans": ("test_chunk_queue.py", "test_repeating.py"),
     # the program, and calls inside of calls
     "display.notebooks": ("test_representation.py", "integrations/test_notebook.py"),
-    "display.printer": ("contract/test_calls.py", "cluster/test_streams.py"),
     "nested.task_context": ("contract/test_context.py",),
     "nested.wait_hooks": (
         "workers/test_standstill.py",

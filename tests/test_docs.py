@@ -74,6 +74,16 @@ def test_each_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
         wide = cells
 
 
+def test_the_page_of_operations_quotes_messages_of_the_code() -> None:
+    """Whoever looks for a message there has it before them as the code says it."""
+    _, _, table = (ROOT / "docs" / "operations.md").read_text().partition("## When something is wrong")
+    quoted = set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)) - {"FileNotFoundError"}
+    assert quoted
+    sources = [path.read_text() for folder in ("jobrunner", "cli") for path in (ROOT / folder).rglob("*.py")]
+    code = re.sub(r'"\s+f?"', "", "\n".join(sources))
+    assert [text for text in sorted(quoted) if text not in code] == []
+
+
 def test_every_test_that_the_page_of_faults_names_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "faults.md").read_text()))
     sources = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))

@@ -26,6 +26,7 @@ from jobrunner.backends import (
 from jobrunner.mapping import chunk_queue, chunk_runner, packing, progress
 from jobrunner.mapping import run as mapping
 from jobrunner.system import atexit_hooks as exiting
+from jobrunner.system import conditions
 from jobrunner.transport import driver
 
 MAPPING = [mapping, packing, progress, chunk_queue, chunk_runner]
@@ -53,9 +54,14 @@ def calls(executor):
     return [future.result() for future in [executor.submit(zoo.echo, number) for number in range(20)]]
 
 
-def interrupt_at(executor, use, step):
-    """Where the interrupt came; empty: there are fewer lines."""
-    steps = Steps(MODULES, step, error=KeyboardInterrupt)
+def dependent(executor):
+    first = executor.submit(zoo.echo, 1)
+    return executor.submit(zoo.echo, executor.submit(zoo.echo, first)).result()
+
+
+def interrupt_at(executor, use, step, modules=MODULES, edges=False):
+    """Where the interrupt came; empty: there are fewer steps."""
+    steps = Steps(modules, step, error=KeyboardInterrupt, edges=edges)
     try:
         with steps.here():
             use(executor)
@@ -77,12 +83,13 @@ def wait_until_idle(executor, place):
         time.sleep(0.001)
 
 
-def interrupt_all(kind, use, steps):
-    """The places, for as long as there are so many lines. One executor bears them all."""
+def interrupt_all(kind, use, steps, **where):
+    """The places, for as long as there are so many steps. One executor bears them all."""
     executor = Executor(kind, max_workers=1)
+    executor.submit(zoo.echo, "begun").result()
     places = []
     for step in steps:
-        places.append(interrupt_at(executor, use, step))
+        places.append(interrupt_at(executor, use, step, **where))
         wait_until_idle(executor, places[-1])
         if not any(places[-5:]):
             break
@@ -93,11 +100,24 @@ def interrupt_all(kind, use, steps):
     return [place for place in places if place]
 
 
-@pytest.mark.parametrize("use", [buffered, whole, closed, calls])
+@pytest.mark.parametrize("use", [buffered, whole, closed, calls, dependent])
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_an_interrupt_that_is_caught_leaves_an_executor_that_can_be_shut_down(kind, use):
     """At some lines; `heavy` has them all."""
     assert interrupt_all(kind, use, range(3, 2000, 41))
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_call_that_waits_for_another_is_interrupted_at_any_line(kind):
+    assert len(interrupt_all(kind, dependent, range(1, 2000))) > 20
+
+
+@pytest.mark.parametrize("use", [buffered, whole, closed, calls, dependent])
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_an_interrupt_in_the_middle_of_a_lock_leaves_nobody_waiting(kind, use):
+    """Where the standard library's conditions are entered and left."""
+    places = interrupt_all(kind, use, range(1, 400), modules=[threading, conditions], edges=True)
+    assert len(places) > 5
 
 
 @pytest.mark.heavy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def test_every_public_name_exists():
     for name in jobrunner.__all__:
         assert getattr(jobrunner, name) is not None
     assert set(dir(jobrunner)) == set(jobrunner.__all__)
+
+
+def test_what_programs_import_beside_a_pool_is_there_under_the_same_name():
+    pools = {name for name in concurrent.futures.__all__ if name.endswith("PoolExecutor")}
+    assert set(concurrent.futures.__all__) - pools <= set(jobrunner.__all__)
+    for name in ("BrokenExecutor", "CancelledError", "InvalidStateError", "TimeoutError"):
+        assert getattr(jobrunner, name) is getattr(concurrent.futures, name), "caught under either name"
 
 
 def test_a_star_import_brings_the_public_names(tmp_path):

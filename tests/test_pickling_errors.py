@@ -132,7 +132,7 @@ def test_one_of_pickle_alone_is_a_plain_one():
     [
         (
             RuntimeError("Lock objects should only be shared between processes through inheritance"),
-            r"on this host, an initializer can take it .*multiprocessing\.Manager\(\)",
+            r"on this host, pass it to an initializer .*multiprocessing\.Manager\(\)",
         ),
         (
             multiprocessing.AuthenticationError("digest sent was rejected"),

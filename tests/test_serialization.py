@@ -177,7 +177,7 @@ def test_what_needs_a_module_that_is_not_here_says_where_and_what_to_do():
 
 def test_a_function_with_something_that_does_not_unpickle_is_not_blamed_alone():
     blob = s.dump_initializer(zoo.add, (1, zoo.FailsOnUnpickle())).blob
-    with pytest.raises(SerializationError, match=r"the function, or what it holds, could not be unpickled"):
+    with pytest.raises(SerializationError, match=r"the function, or an object in it, could not be unpickled"):
         s.load_function(blob)
 
 

@@ -246,7 +246,9 @@ def test_compiled_parts_reach_no_other_system(package, tmp_path, monkeypatch):
     made = shipping.pack_parts(shipping.find([package]), None, ())
     assert made.system == shipment.own_system()
     monkeypatch.setattr("jobrunner.nested.task_context.slot_folder", str(tmp_path / "slot"))
-    with pytest.raises(ConfigError, match=r"compiled for vms vax, and this is .*: install it there instead"):
+    with pytest.raises(
+        ConfigError, match=r"compiled for vms vax, and this is .*; install them there instead"
+    ):
         Shipment(made.archive, made.names, "vms vax", None)()
     monkeypatch.setattr("importlib.machinery.EXTENSION_SUFFIXES", [".other.so"])
     with pytest.raises(ConfigError, match="the compiled modules shipped_package/fast do not fit"):

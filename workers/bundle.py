@@ -1,8 +1,8 @@
 """A bundle in its slot: calls that came as one task, run one after the other, and split when one takes long.
 
 Each result is noted on the crash board, too, where the worker finds it if it splits the bundle without the slot (see
-`gate`). What is packed here is unpacked in `protocol.bundles`, which a slot does not import, since it must
-start fast.
+`gate`). Results are packed here and unpacked in `protocol.bundles`, which a slot does not import, because it must start
+fast.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Bundle:
 
     @property
     def full(self) -> bool:
-        """Return whether the results are too large to collect more of them, so that the other calls are given back."""
+        """Whether the results are too large to collect more of them, so that the other calls are given back."""
         return self._full and bool(self.calls)
 
     def split(self, tell: Callable[[bytes, int], None]) -> None:

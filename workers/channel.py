@@ -1,7 +1,7 @@
-"""The two ends of the socket between a worker and one of its slots; `framing` says what goes over it.
+"""The two ends of the socket between a worker and one of its slots; `framing` describes its messages.
 
-The slot's end blocks (`BlockingChannel`). The worker's end never does (`BufferedChannel`): it keeps what the
-slot does not read yet, and goes on reading meanwhile, so that large arguments one way and large results the
+The slot's end blocks (`BlockingChannel`). The worker's end never does (`BufferedChannel`): it keeps data that the slot
+does not read yet, and continues to read meanwhile, so that large arguments in one direction and large results in the
 other cannot wait for each other.
 """
 
@@ -48,10 +48,10 @@ SOCKET_BUFFER = 256 * 1024
 """Size of a socket's buffer in bytes, which Linux provides anyway and macOS only on request."""
 
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
-"""Where the other end is gone, sending raises BrokenPipeError, also in a program that SIGPIPE would end."""
+"""A flag with which sending to a closed end raises BrokenPipeError, even in a program that SIGPIPE would end."""
 
 MACOS_NO_SIGNAL = 0x1022
-"""SO_NOSIGPIPE, for which the module `socket` has no name: the same for a socket as a whole, where no flag says it."""
+"""SO_NOSIGPIPE, which `socket` does not name: the same for a socket as a whole, on systems without the flag."""
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
@@ -260,7 +260,7 @@ class BufferedChannel:
 
     @property
     def pending(self) -> bool:
-        """Return whether data waits to be sent; call `flush` when the socket accepts more."""
+        """Whether data waits to be sent; call `flush` when the socket accepts more."""
         return bool(self._unsent)
 
     def close(self) -> None:
@@ -293,7 +293,8 @@ class BufferedChannel:
         except BlockingIOError:
             pass
         except OSError:
-            # It is gone. What it sent before can still be read, so only that end decides that we are closed.
+            # The other end is gone. Data that it sent before can still be read, so only that direction decides about
+            # `closed`.
             self._unsent.clear()
 
     def receive(self) -> list[Message]:
@@ -306,7 +307,7 @@ class BufferedChannel:
             except BlockingIOError:
                 break
             except ChannelError:
-                self.closed = True  # whatever follows makes no sense either
+                self.closed = True  # nothing that follows can be understood
                 raise
             except OSError:
                 message = None

@@ -1,7 +1,7 @@
-"""What a worker and one of its slots say to each other, over a Unix stream socket, and how it is framed.
+"""The messages between a worker and one of its slots, and their form on a Unix stream socket.
 
-A message is a header (a msgpack array of items, small) and any number of large buffers, which are sent from
-where they lie and received into memory of their own. On the socket:
+A message is a small header (a msgpack array of items) and any number of large buffers, which are sent without a
+copy and received into memory of their own. On the socket:
 
     u32 bytes of the header | u32 number of buffers | u64 size of each buffer | header | buffers
 

@@ -29,8 +29,9 @@ def shared_idle_from_environment() -> int | None:
 def apply_limit(limit: int) -> None:
     """Make the kernel refuse more memory to this process, so that allocations fail, in Python with MemoryError.
 
-    RLIMIT_DATA counts memory to which the process could write (heap, private maps), used or not. Unlike RLIMIT_AS it
-    omits files and libraries that are only mapped. Each process that a task starts has the same limit for itself.
+    RLIMIT_DATA counts memory to which the process could write (heap, private maps), used or not. Unlike RLIMIT_AS, it
+    does not count files and libraries that are only mapped. Each process that a task starts has the same limit for
+    itself.
     """
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -46,7 +46,8 @@ class Outbox:
         with self.lock:
             self._waiting.append(entry)
             if self.busy:
-                return  # a destructor that prints, called from inside one of these methods, which goes on
+                # a destructor prints while one of these methods, which continues afterwards, has been entered already
+                return
             self.busy = True
             try:
                 self._store_waiting()

@@ -1,4 +1,4 @@
-"""A slot's part in shared memory: the place of its results, and the time for which it keeps memory.
+"""The use of shared memory by a slot: the place of its results, and the time for which it keeps memory.
 
 Modules are imported when the first large payload arrives, so that other slots start as fast as before.
 """
@@ -49,7 +49,7 @@ class SlotSharing:
         assert self._pool is not None
         self._pool.trim()
         attachments.trim()
-        self._watched = False  # first; the main thread may begin anew while we look
+        self._watched = False  # this comes first, because the main thread may begin anew meanwhile
         self._watched = self._pool.in_use or attachments.in_use
         return IDLE_SECONDS if self._watched else None
 

@@ -109,7 +109,7 @@ class SlotPool:
             process: SlotProcess | None = key.data[1]
             if process is None:
                 os.read(self._wake_reader, 64)
-            elif self._slots.get(process.slot) is process:  # else it ended earlier in this loop
+            elif self._slots.get(process.slot) is process:  # otherwise the slot ended earlier in this loop
                 self._handle(kind, process, key.fd, mask)
         events, self._events = self._events, []
         return events
@@ -286,7 +286,7 @@ class SlotPool:
                 self._watch_data(process)
         if mask & selectors.EVENT_READ and self._take(process, process.read_data):
             if process.data.closed and process.ending and process.pidfd >= 0:
-                self._selector.unregister(process.data)  # its exit is near, and will be seen
+                self._selector.unregister(process.data)  # its end will be noticed soon
             elif process.data.closed:
                 self._finish(process)
 

@@ -145,7 +145,7 @@ class SlotProcess:
             lifeline, end = os.pipe()
             theirs.callback(os.close, lifeline)
             ours.callback(os.close, end)
-            # The slot makes it when calls bring modules along. It is removed here, since slots are mostly killed.
+            # The slot creates the folder when calls ship modules. It is removed here, because slots are mostly killed.
             above = temporary_folder()
             if above is not None:
                 folder = f"{above}/{PREFIX}{secrets.token_hex(8)}"
@@ -163,7 +163,7 @@ class SlotProcess:
         self.pid = self._popen.pid
         self._streams: dict[int, tuple[int, codecs.IncrementalDecoder]] = {}
         for stream, file in ((STDOUT, self._popen.stdout), (STDERR, self._popen.stderr)):
-            assert file is not None  # for we asked for pipes
+            assert file is not None  # pipes were requested above
             self._resources.callback(file.close)
             os.set_blocking(file.fileno(), False)
             self._streams[file.fileno()] = stream, codecs.getincrementaldecoder("utf-8")("replace")
@@ -171,7 +171,7 @@ class SlotProcess:
         if sys.platform == "linux":
             try:
                 self.pidfd = os.pidfd_open(self.pid)
-            except OSError:  # descriptors have run out
+            except OSError:  # there are no free descriptors
                 self.signal(signal.SIGKILL)
                 self._popen.wait()
                 self._resources.close()
@@ -202,7 +202,7 @@ class SlotProcess:
         text = decoder.decode(b"".join(pieces), not open_still)
         if not text:
             return [], open_still
-        # A task that has just ended may have written it, yet not one whose outcome is known already.
+        # The text may be that of a task that has just ended, but not of one whose outcome is already known.
         number = self._board.number or self._board.last
         if number <= self._last_finished:
             number = 0
@@ -300,7 +300,8 @@ class SlotProcess:
 
     def _take_outcome(self, item: list[Any], parts: Iterator[Received], outcomes: list[SlotOutcome]) -> None:
         _, number, status, payload, duration = item
-        if number > self._last_finished:  # else the outbox was sent, yet not emptied before the process died
+        # otherwise the outbox was sent, but the process died before it was emptied
+        if number > self._last_finished:
             self._last_finished = number
             outcomes.append(SlotOutcome(number, status, attach(payload, parts), duration))
 
@@ -329,7 +330,7 @@ class SlotProcess:
         if number != self._stderr_number:
             self._stderr, self._fault, self._stderr_number = "", "", number
         if piped:
-            # faulthandler writes in many pieces, and what the task has printed may come in between on its own way.
+            # faulthandler writes in many pieces, and text of the task may arrive in between by its own way.
             text, found, fault = ("", "", text) if self._fault else text.partition(FATAL)
             self._fault = (self._fault + found + fault)[:STDERR_CHARACTERS]
         self._stderr = (self._stderr + text)[-STDERR_CHARACTERS:]
@@ -340,7 +341,7 @@ class SlotProcess:
         """Send a signal to the slot's process group, which contains the processes that its tasks have started."""
         try:
             os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):  # macOS says the latter of a zombie
+        except (ProcessLookupError, PermissionError):  # macOS reports the latter for a zombie
             pass
 
     def finish(self) -> list[SlotEvent]:
@@ -353,7 +354,7 @@ class SlotProcess:
                 before = self._received
                 events += self.read_data()
             events += self._read_outbox(self._board.outbox(), self._board.count, self._board.sent)
-        except ChannelError:  # it died in the middle of a word, or was talking nonsense
+        except ChannelError:  # it died in the middle of a message, or sent nonsense
             pass
         for fd in self.pipes:
             events += self.read_pipe(fd)[0]
@@ -389,7 +390,7 @@ class SlotProcess:
     def _reap(self, patience: float) -> Ending:
         """Wait `patience` seconds for the process to end by itself, then kill it and its child processes."""
         self._await_exit(patience)
-        # Before the reaping, as long as nobody else can have this process group's number.
+        # This comes before the reaping, while no other process group can have this number.
         self.signal(signal.SIGKILL)
         if not self._await_exit(KILL_WAIT):
             self._popen.returncode = -signal.SIGKILL

@@ -57,7 +57,7 @@ class Waits:
         with self._outbox.lock:
             if wait in self._open:
                 del self._open[self._open.index(wait) :]
-            self._tell(NOTHING, number)  # of one further out, if there is one, in time
+            self._tell(NOTHING, number)  # a wait further out, if there is one, is reported in time
 
     def interrupted(self) -> None:
         """Note that the task is about to leave waits, perhaps without a report."""
@@ -78,7 +78,7 @@ class Waits:
         """
         wait = self._innermost()
         if wait is None:
-            if self._told is not NOTHING:  # an interrupt has kept the main thread from saying so
+            if self._told is not NOTHING:  # an interrupt kept the main thread from reporting it
                 with self._outbox.lock:
                     if self._innermost() is None:
                         self._tell(NOTHING, number)
@@ -109,7 +109,7 @@ def asked(wait: Wait) -> Awaited:
     """Return the purpose of a wait, or NOTHING if it is unknown or not worth a report."""
     try:
         awaited = None if wait.awaited is None else wait.awaited()
-    except Exception:  # it asks objects that the task is at, or that are the task's own
+    except Exception:  # it asks objects with which the task works, or which are the task's own
         return NOTHING
     if awaited is None or (len(awaited.calls) > MAX_TOLD and not awaited.every):
         return NOTHING

@@ -101,22 +101,21 @@ NotSupportedError, and the contract tests that, too."""
 
 
 class Backend(ABC):
-    """Where calls run. Thread-safe; a submission never blocks on the work of others.
+    """A place where calls run. Thread-safe; a submission never blocks on the work of others.
 
-    A backend makes the Futures (`jobrunner.Future`) that it returns, and says what becomes of each, on any thread:
+    A backend creates the Futures (`jobrunner.Future`) that it returns, and reports about each of them, in any thread:
 
-        bind(id, name, canceller)   whose it is, before it is returned; `backends.new_id()` is unique
+        bind(id, name, canceller)   identifies it, before it is returned; `backends.new_id()` is unique
         confirm_running()           it has started, as far as the backend knows
-        duration = seconds          before its end: how long the function ran; `map` cuts chunks by it
-        set_result, set_exception   it has ended, which is said once; InvalidStateError where somebody else was faster
-        cancel_pending()            cancel it unless it has started; whether it is cancelled
-        confirm_cancelled()         it will not run, or was stopped; from every state but an end
+        duration = seconds          the execution time, before its end; `map` cuts chunks by it
+        set_result, set_exception   it has ended; raises InvalidStateError if somebody has ended it already
+        cancel_pending()            cancels it unless it has started; returns whether it is cancelled
+        confirm_cancelled()         it will not run, or was stopped; has no effect if it has ended
 
-    `canceller(future, running)` is what `Future.cancel` calls, and whose answer it gives. Where it is left None,
-    `cancel` is the standard library's: then the backend finds, after `confirm_running`, that the Future is not
-    `running()`.
+    `Future.cancel` calls `canceller(future, running)`, and returns its answer. If it is None, `cancel` is the standard
+    library's: then the backend finds, after `confirm_running`, that the Future is not `running()`.
 
-    Whoever only has to get bytes to some other engine and back derives from `backends.engine.EngineBackend`, which
+    A backend that only brings bytes to another engine and back derives from `backends.engine.EngineBackend`, which
     does all of this.
     """
 

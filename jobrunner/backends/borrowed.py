@@ -1,4 +1,4 @@
-"""A backend that belongs to somebody else: what an Executor inside a task has.
+"""A backend that belongs to somebody else, for an Executor inside of a task.
 
 Shutting down such an Executor concerns its own calls alone.
 """

@@ -1,8 +1,8 @@
 """One connection per cluster and process, for the Executors and Futures that arrive in tasks.
 
-A pickled Executor becomes a connection to the same cluster. Tasks that get one come by the thousand, so they share the
-connection of their process; it ends with the process. What the tasks of this process brought along, their own calls on
-the same cluster bring along too.
+A pickled Executor becomes a connection to the same cluster. Thousands of tasks may get one, so they share the
+connection of their process, which ends with the process. Modules and initializers of the tasks of this process are also
+those of their own calls on the same cluster.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _engines: dict[str, Backend] = {}
 
 
 def connection_to(address: str) -> Backend:
-    """This process's connection; a new one where there is none, or where the last one failed.
+    """Return this process's connection, or a new one if there is none or the last one failed.
 
-    In the process whose tasks join there it is that process's own backend. Raises CoordinatorLostError when nobody
+    In the process whose tasks join there it is that process's own backend. Raises CoordinatorLostError if nobody
     answers in time.
     """
     own = served(address)
@@ -36,7 +36,7 @@ def connection_to(address: str) -> Backend:
         return own
     engine, plus, within = address.partition("+")
     with _lock:
-        if plus:  # "dask+tcp://...": another engine's address
+        if plus:  # the address of another engine, "dask+tcp://..."
             if address not in _engines:
                 _engines[address] = open_backend(
                     engine, BackendSettings(load(ClientConfig, max_workers=None), address=within or None)
@@ -53,7 +53,7 @@ def connection_to(address: str) -> Backend:
 
 
 def connected_future(address: str, task_id: str, name: str) -> Future[Any]:
-    """What a Future becomes when it is unpickled: one for the same call, through a connection of this process."""
+    """Return the Future that an unpickled one becomes: for the same call, through a connection of this process."""
     future = connection_to(address).future(task_id)
     future.name = future.name or name
     return future

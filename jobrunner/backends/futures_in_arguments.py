@@ -1,7 +1,7 @@
-"""Futures among the arguments of a call: found, and replaced by what they stand for.
+"""Futures among the arguments of a call, which are found and replaced by their results.
 
-Looked for in the arguments themselves and in lists, tuples and dicts (of exactly these types) inside them, to any
-depth. A Future anywhere else, in an object of a class of yours say, is an ordinary argument.
+They are looked for in the arguments themselves and in lists, tuples and dicts (of exactly these types) inside them, at
+any depth. A Future anywhere else, such as in an object of your own class, is an ordinary argument.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CONTAINERS = frozenset((list, tuple, dict))
 def may_hold_futures(
     args: tuple[Any, ...], kwargs: dict[str, Any], wanted: type = concurrent.futures.Future
 ) -> bool:
-    """A quick look that never misses one: False for most calls, at little cost. `wanted` is what counts as a Future."""
+    """Return False if there is certainly no Future; this is a fast check. `wanted` is the class of Futures."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) in CONTAINERS:
             if _holds_future(value, wanted):
@@ -29,7 +29,7 @@ def may_hold_futures(
 
 
 def _holds_future(container: Any, wanted: type) -> bool:
-    """Without recursion, and by the types of the items, which a set finds quickly even in long lists."""
+    """Search without recursion, and by the types of the items, which a set finds quickly even in long lists."""
     todo = [container]
     seen: set[int] = set()
     while todo:
@@ -50,9 +50,9 @@ def _holds_future(container: Any, wanted: type) -> bool:
 def replace_futures(
     value: Any, replace: Callable[[Any], Any], wanted: type = concurrent.futures.Future
 ) -> Any:
-    """`value` with each Future replaced; containers that hold one are copied, all else stays the same object.
+    """Return `value` with each Future replaced; containers of one are copied, and all else stays the same object.
 
-    Raises RecursionError for containers nested very deeply, and for those that hold themselves.
+    Raises RecursionError for containers nested very deeply, and for those that contain themselves.
     """
     if isinstance(value, wanted):
         return replace(value)

@@ -1,7 +1,7 @@
-"""How long a backend lives: what an Executor, its views and its maps share.
+"""The lifetime of a backend, which an Executor, its views and its maps share.
 
-A map goes on submitting after `shutdown` has been called, since its elements were handed over before that. So
-the backend is shut down by whoever comes last: `shutdown` itself, or the last map that still had work.
+A map continues to submit after `shutdown` has been called, because its elements were accepted before that. So the last
+one of these shuts the backend down: `shutdown` itself, or the last map that still had work.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from jobrunner.backends.base import Backend
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.nested.task_context import current_task
 from jobrunner.nested.wait_hooks import waiting
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import finish_before_exit
 
 
 class Cancellable(Protocol):
-    """A map, seen from here."""
+    """A map, as seen from here."""
 
     @property
     def idle(self) -> bool:
-        """Asked without its lock: false from before it begins anew."""
+        """Whether it is idle, asked without its lock; False from before it begins anew."""
 
     def cancel(self) -> None: ...
 
@@ -31,7 +32,7 @@ class Cancellable(Protocol):
 
 
 class Lifetime:
-    """One open backend. Thread-safe."""
+    """The lifetime of one open backend. Thread-safe."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -39,21 +40,21 @@ class Lifetime:
         self._exiting = False
         self._maps: weakref.WeakSet[Cancellable] = weakref.WeakSet()
         self._begin()
-        # An Executor that nobody shut down. Pending work still completes, also at the interpreter's exit, so
-        # nothing is left to do then (and the backend may be half gone).
+        # For an Executor that nobody shut down. Pending work still completes, also at the interpreter's exit, so
+        # nothing is left to do then (and the backend may be incomplete).
         self._finalizer = weakref.finalize(self, backend.shutdown, wait=False)
         self._finalizer.atexit = False
 
     def _begin(self) -> None:
-        """Without any map: at first, and in a process that was forked, where nobody brings the results of a map."""
+        """Begin without any map: at first, and in a forked process, where nobody brings the results of a map."""
         self._pid = os.getpid()
-        # Reentrant: an iterator that the garbage collector closes may end its map in a thread that is in
-        # here.
+        # The lock is reentrant, because an iterator that the garbage collector closes may end its map in a thread that
+        # holds it.
         self._lock = threading.RLock()
-        self._idle = threading.Condition(self._lock)
+        self._idle = conditions.Condition(self._lock)
         self._busy: set[Cancellable] = set()
-        """Maps with unfinished elements. That one begins or ends may be said again, where Ctrl-C came in between."""
-        # Called before the backend's own hook, which is older: the backend still takes work.
+        """Maps with unfinished elements. Beginning and end may be reported twice, if Ctrl-C came in between."""
+        # This is called before the backend's own hook, which is older, so the backend still takes work.
         finish_before_exit(self.finish, self.kill)
 
     def _look_for_a_fork(self) -> None:
@@ -61,15 +62,16 @@ class Lifetime:
             self._begin()
 
     def check_open(self) -> None:
-        """Raises RuntimeError after `shutdown`, in the words of the standard library.
+        """Raise RuntimeError after `shutdown`, with the text of the standard library.
 
-        And at the interpreter's exit, but for calls that make calls: what was begun is finished.
+        It is also raised at the interpreter's exit, except for calls that make calls, because work that was begun is
+        finished.
         """
         if self.closed or (self._exiting and current_task() is None):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def begin(self, run: Cancellable) -> None:
-        """A map has unfinished elements from now on. Raises RuntimeError after `shutdown`."""
+        """Note that a map has unfinished elements from now on. Raises RuntimeError after `shutdown`."""
         self._look_for_a_fork()
         with self._lock:
             self.check_open()
@@ -77,7 +79,7 @@ class Lifetime:
             self._busy.add(run)
 
     def end(self, run: Cancellable) -> None:
-        """A map has no unfinished elements any more, unless it has begun anew meanwhile, which `run.idle` says."""
+        """Note that a map has no unfinished elements any more, unless it has begun anew, as `run.idle` tells."""
         self._look_for_a_fork()
         with self._lock:
             if not run.idle:
@@ -96,17 +98,17 @@ class Lifetime:
                 self._idle.wait()
 
     def finish(self) -> None:
-        """At the interpreter's exit: wait for the maps, and take nothing new.
+        """Wait for the maps at the interpreter's exit, and accept nothing new.
 
-        It might come without end, from a thread that goes on meanwhile. What a call has borrowed is the call's, and the
-        exit waits for calls.
+        New work might come without end, from a thread that continues meanwhile. A borrowed backend belongs to a call,
+        and the exit waits for calls.
         """
         self._look_for_a_fork()
         self._exiting = not isinstance(self.backend, BorrowedBackend)
         self.wait_idle()
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
-        """As `concurrent.futures.Executor.shutdown`; the maps count as work that was handed over."""
+        """Shut down like `concurrent.futures.Executor.shutdown`; the maps count as accepted work."""
         self._look_for_a_fork()
         wait = wait and self.backend.can_wait
         with self._lock:
@@ -115,17 +117,18 @@ class Lifetime:
             busy = bool(self._busy)
         if cancel_futures:
             for run in maps:
-                run.hold()  # of what the backend has of them, it cancels what it cancels of all calls
+                # of its calls at the backend, those are cancelled that would be cancelled of all calls
+                run.hold()
         elif busy:
             if not wait:
                 return  # the last map shuts the backend down
             self.wait_idle()
-        # From now on nothing holds the backend but those who use it.
+        # From now on only its users keep the backend alive.
         self._finalizer.detach()
         self.backend.shutdown(wait, cancel_futures=cancel_futures)
 
     def kill(self) -> None:
-        """Stop everything, within a bound."""
+        """Stop everything within a limited time."""
         self._look_for_a_fork()
         with self._lock:
             self.closed = True

@@ -93,6 +93,11 @@ class LocalWire:
         """The process ids of the slots; from any thread."""
         return self._worker.pids()
 
+    @property
+    def listening(self) -> bool:
+        """Whether other processes have been let in; on the I/O thread."""
+        return self._router is not None
+
     # --- the interface of a wire ---
 
     def register(self, fd: int) -> None:

@@ -1,4 +1,4 @@
-"""A function as it was when `prepare` was called, and what is sent of it."""
+"""A function in its state when `prepare` was called, and the definitions that are sent of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobrunner.protocol.wire.payloads import Payload, Store, payload_size
 
 
 class Prepared:
-    """For backends that pickle calls. Raises SerializationError."""
+    """The result of `prepare` for backends that pickle calls. Raises SerializationError."""
 
     __slots__ = (
         "_mapped",
@@ -35,11 +35,11 @@ class Prepared:
         self, fn: Callable[..., Any], store: Store | None = None, initializer: tuple[FunctionDef, ...] = ()
     ) -> None:
         self.whole = fn
-        """What was given."""
+        """The given function."""
         self.fn, self.args, self.kwargs = serialization.split_call(fn)
-        """What is called, with which arguments before those of the call: a partial's are arguments like others."""
+        """The function that is called, and the arguments that precede those of the call, such as those of a partial."""
         self.initializer = initializer
-        """What its slots are to be prepared with: the parts of an initializer, then itself."""
+        """The definitions that prepare its slots: the parts of an initializer, then itself."""
         self._store = store
         self._mapped: Prepared | None = None
         self._take(serialization.dump_function(self.fn, store))
@@ -52,7 +52,7 @@ class Prepared:
         last: Prepared | None,
         initializer: tuple[FunctionDef, ...] = (),
     ) -> Prepared:
-        """`fn` as it is now; `last`, where nothing has changed since."""
+        """Return `fn` in its present state, which is `last` if nothing has changed since."""
         if (
             last is not None
             and last.whole is fn
@@ -88,7 +88,7 @@ class Prepared:
 
     @property
     def definitions(self) -> tuple[FunctionDef, ...]:
-        """All that whoever has not seen it must be sent, in that order."""
+        """The definitions that somebody who has not seen the function must be sent, in this order."""
         parts = self.dumped.parts
         if not parts:
             return (self.definition,)
@@ -97,19 +97,19 @@ class Prepared:
     def arguments(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Those of a call, with those that the function holds."""
+        """Return the arguments of a call, together with those that the function holds."""
         if self.fn is self.whole:
             return args, kwargs
         return (*self.args, *args), {**self.kwargs, **kwargs}
 
     def with_names(self, names: Iterable[str]) -> Prepared:
-        """The same, with these globals of the script, as they are now."""
+        """Return the same function with the present values of these globals of the script."""
         made = self._copy()
         made._take(serialization.with_names(self.fn, names, self._store, self.dumped.held))
         return made
 
     def for_map(self) -> Prepared:
-        """The same, with everything in the function that it holds: `map` sends it once, not with each element."""
+        """Return the same function with the objects that it holds inside, because `map` sends them only once."""
         if self.fn is self.whole:
             return self
         if self._mapped is None:
@@ -120,10 +120,10 @@ class Prepared:
         return self._mapped
 
     def held(self) -> Held | None:
-        """What `map` sends once, where elements may share objects with it."""
+        """Return the object that `map` sends once and with which elements may share objects, or None."""
         try:
             return self.for_map().dumped.held
-        except SerializationError:  # which the elements fail with
+        except SerializationError:  # the elements fail with the same error
             return None
 
     def _take(self, dumped: DumpedFunction) -> None:
@@ -135,7 +135,7 @@ class Prepared:
             self.definition.key,
             self.initializer[-1].key if self.initializer else None,
         )
-        """Of the function, and of what its slots are to be prepared with."""
+        """The keys of the function, and of the initializer that prepares its slots."""
 
     def _copy(self) -> Prepared:
         made = object.__new__(Prepared)
@@ -145,12 +145,12 @@ class Prepared:
 
 
 def definitions_of(dumped: DumpedFunction) -> tuple[FunctionDef, ...]:
-    """What is sent of a function that is pickled already: its parts, then itself."""
+    """Return the definitions that are sent of a pickled function: its parts, then itself."""
     return tuple([FunctionDef(*each.definition()) for each in (*dumped.parts, dumped)])
 
 
 class PackedElements:
-    """Elements of a `map` that refer to the script: the function that they are for has to bring these globals."""
+    """Elements of a `map` that refer to the script, whose globals their function must carry."""
 
     __slots__ = ("_prepared", "carried", "names", "payload")
 
@@ -158,25 +158,25 @@ class PackedElements:
         self.payload = payload
         self.names = names
         self.carried = payload_size(payload) if isinstance(payload, (bytes, tuple)) else 0
-        """Bytes that chunks of them carry; 0 where these are in shared memory."""
+        """Size in bytes that chunks of them carry; 0 if they are in shared memory."""
         self._prepared: Prepared | None = None
 
     def prepared(self, fn: Prepared) -> Prepared:
-        """`fn` with these globals. Raises SerializationError."""
+        """Return `fn` with these globals. Raises SerializationError."""
         if self._prepared is None:
             self._prepared = fn.with_names(self.names)
         return self._prepared
 
 
 def pack(elements: Any, store: Store | None = None) -> Payload | PackedElements:
-    """What `Backend.pack` gives, for backends that pickle calls."""
+    """Return the result of `Backend.pack`, for backends that pickle calls."""
     names: Names = {}
     payload = dump_elements(elements, snapshot=True, store=store, names=names)
     return PackedElements(payload, names) if names else payload
 
 
 def chunk(prepared: Prepared, packed: Payload | PackedElements) -> tuple[Prepared, Payload]:
-    """What is called with packed elements, and these."""
+    """Return the function that is called with packed elements, and their payload."""
     prepared = prepared.for_map()
     if isinstance(packed, PackedElements):
         return packed.prepared(prepared), packed.payload

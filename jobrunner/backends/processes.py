@@ -132,7 +132,8 @@ class LocalConnection(Connection):
             failure = self._wire.listen(self.listen())
         except ConfigError as exc:
             return f"calls cannot make calls of their own: {exc}"
-        if failure:  # the next one that asks finds another state of things, maybe
+        # The next one that asks finds another state of things, maybe.
+        if failure and not self._wire.listening:
             with self._lock:
                 self._listens = False
                 self._leave_folder()

@@ -1,4 +1,4 @@
-"""Questions to the coordinator: threads that ask, and the answers that the I/O thread brings them."""
+"""Questions to the coordinator, for threads that wait for the answers from the I/O thread."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ConfigError, CoordinatorLostError, JobRunnerError
 from jobrunner.protocol.effects import AnswerQuery, Event, QueryRequested
 from jobrunner.protocol.wire.checks import MAX_ARGUMENT_LENGTH
+from jobrunner.system import conditions
 
 
 class QueryWait:
     """A thread's wait for the answer to one question."""
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.done = conditions.Event()
         self.data: Any = None
         self.error: JobRunnerError | None = None
 
@@ -24,7 +25,7 @@ class QueryWait:
 class Queries:
     """The questions that have no answer yet. Thread-safe.
 
-    `lock` guards that nothing is asked after the end: `check_open` is called with it held, and raises once its backend
+    `lock` ensures that nothing is asked after the end: `check_open` is called with it held, and raises once its backend
     has ended. `post` gives an event to the I/O thread.
     """
 
@@ -38,7 +39,10 @@ class Queries:
         self._waits: dict[int, QueryWait] = {}
 
     def ask(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
-        """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
+        """Ask the coordinator.
+
+        Raises JobRunnerError with its text, and CoordinatorLostError after `timeout` seconds.
+        """
         if len(argument) > MAX_ARGUMENT_LENGTH:
             raise ConfigError(
                 f"{argument[:40]!r}... has {len(argument)} characters, and there is no name or id of more than"
@@ -59,7 +63,7 @@ class Queries:
         return wait.data
 
     def answer(self, effect: AnswerQuery) -> None:
-        """The coordinator has answered. On the I/O thread."""
+        """Take an answer of the coordinator; the I/O thread calls this."""
         wait = self._waits.pop(effect.number, None)
         if wait is not None:
             wait.data = effect.data
@@ -67,7 +71,7 @@ class Queries:
             wait.done.set()
 
     def end(self, error: Callable[[], JobRunnerError | None]) -> None:
-        """Nobody will answer any more: each thread that waits gets an error of its own, or hears of the shutdown."""
+        """End all waits, because nobody will answer: each thread gets an error of its own, or hears of the shutdown."""
         for wait in list(self._waits.values()):
             wait.error = error() or JobRunnerError("the executor was shut down before the answer came")
             wait.done.set()

@@ -25,27 +25,30 @@ BUILT_IN = {
     "mpi": "jobrunner.backends.engine.mpi:MpiBackend",
 }
 LOCAL = ("threads", "processes", "mpi")
-"""An address has no meaning for them."""
+"""The backends for which an address has no meaning."""
 
 EXTRAS = {"dask": "distributed", "ray": "ray", "mpi": "mpi4py"}
-"""The package that a backend is over, by the name of the backend and of the extra."""
+"""The package on which a backend is based, by the name of the backend and of the extra."""
 
 ENTRY_POINTS = "jobrunner.backends"
 
 
 def known() -> list[str]:
-    """The names of all backends that are installed."""
+    """Return the names of all backends that are installed."""
     return sorted({*BUILT_IN, *(point.name for point in _entry_points())})
 
 
 def capabilities(name: str) -> frozenset[str]:
-    """What the backend of that name claims, see `base.CAPABILITIES`. Raises ConfigError for an unknown name."""
+    """Return the capabilities that the backend claims, see `base.CAPABILITIES`.
+
+    Raises ConfigError for an unknown name.
+    """
     claimed: frozenset[str] = getattr(_find(name), "capabilities", frozenset())
     return claimed
 
 
 def open_backend(name: str, settings: BackendSettings) -> Backend:
-    """Open the backend of that name. Raises ConfigError for an unknown name, and for what cannot be shipped."""
+    """Open the backend of that name. Raises ConfigError for an unknown name, and for objects that cannot be shipped."""
     factory = _find(name)
     if settings.address is not None and name in LOCAL:
         raise ConfigError(
@@ -65,9 +68,9 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
 
 
 def _with_shipped(name: str, settings: BackendSettings) -> BackendSettings:
-    """Where calls run in children of this process, only what these do not find anyway has to travel."""
+    """Add an initializer for shipped modules; child processes of this one get only those that they would not find."""
     from jobrunner.program import inheritance
-    from jobrunner.shipping import collect as shipping  # here: most programs ship nothing
+    from jobrunner.shipping import collect as shipping  # imported here because most programs ship nothing
 
     parts = shipping.find(settings.ship)
     if name == "threads":

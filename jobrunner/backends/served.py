@@ -12,14 +12,14 @@ import weakref
 from jobrunner.backends.base import Backend
 
 _served: weakref.WeakValueDictionary[tuple[int, str], Backend] = weakref.WeakValueDictionary()
-"""By process, too: in a forked child the parent's are backends of another process."""
+"""The backends by process and address, because in a forked child the parent's belong to another process."""
 
 
 def serve(address: str, backend: Backend) -> None:
-    """Tasks can join `backend` there, from now on."""
+    """Let tasks join `backend` at this address from now on."""
     _served[os.getpid(), address] = backend
 
 
 def served(address: str) -> Backend | None:
-    """The backend of this process that tasks join there."""
+    """Return the backend of this process that tasks join at this address, or None."""
     return _served.get((os.getpid(), address))

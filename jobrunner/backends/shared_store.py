@@ -1,4 +1,4 @@
-"""The memory that a client shares with processes of its host: where arguments go, and how long it is kept."""
+"""The memory that a client shares with processes of its host: where arguments are put, and how long it is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
 
 
 class SharedStore:
-    """Gives nothing unless it `shares`, and this system can. `store` is thread-safe; the I/O thread calls the rest."""
+    """A store that accepts nothing unless it `shares` and the system can.
+
+    Any thread may call `store`, and the I/O thread calls the rest.
+    """
 
     def __init__(self, shares: bool) -> None:
         self._pool: SegmentPool | None = None
@@ -23,24 +26,24 @@ class SharedStore:
             attachments.add_user(most)
 
     def store(self, parts: Sequence[Buffer]) -> Payload | None:
-        """See payloads.Store."""
+        """Return a payload in shared memory, or None, see payloads.Store."""
         return None if self._pool is None else self._pool.store(parts)
 
     def due(self) -> float | None:
-        """When to look after it."""
+        """Return the time of the next `look_after`."""
         if self._look_at is None and self._pool is not None and (self._pool.in_use or attachments.in_use):
             self._look_at = time.monotonic() + IDLE_SECONDS
         return self._look_at
 
     def look_after(self) -> None:
-        """Let go of what was idle for long."""
+        """Release memory that was idle for long."""
         if self._pool is not None and self._look_at is not None and time.monotonic() >= self._look_at:
             self._look_at = None
             self._pool.trim()
             attachments.trim()
 
     def close(self) -> None:
-        """Nothing is kept from now on."""
+        """Keep nothing from now on."""
         if self._pool is not None:
             self._pool.close()
             attachments.remove_user()

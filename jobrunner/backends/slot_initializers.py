@@ -1,4 +1,4 @@
-"""What the slots of a backend's calls are prepared with: the initializer, and what the program is at the moment."""
+"""The initializers that prepare the slots of a backend's calls, for the present state of the program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobrunner.system import forks
 
 
 class SlotInitializers:
-    """`same_host`: the slots are started for this backend, by this user, and find the files that the program finds.
+    """The present initializer. With `same_host`, this user's backend starts the slots, which find the program's files.
 
     Raises SerializationError for an initializer that cannot be pickled.
     """
@@ -30,28 +30,29 @@ class SlotInitializers:
         self._same_host = same_host
         self._finder = versions.watch()
         self._epoch = self._finder.epoch()
-        # Slots of others may have served this program before.
+        # Slots of other backends may have served this program before.
         self._first = self._epoch.number if same_host else 0
         initializer = settings.initializer
         self._shipment = initializer if isinstance(initializer, Shipment) and initializer.parts else None
         self._initializer = _dumped(settings, store, same_host)
-        # What is shared by name is gone when nobody here has it any more.
+        # A shared object that is found by name is gone when nobody here has it any more.
         self._initargs = settings.initargs
         self._present = self._definition(self._initializer, self._epoch)
 
     def current(self) -> tuple[m.FunctionDef, ...]:
-        """For a call that is made now: its parts, then itself; the same object as long as nothing changes.
+        """Return the definitions for a call that is made now: the parts, then the initializer.
 
-        Raises ConfigError where modules that are to be shipped cannot be collected again.
+        They are the same object as long as nothing changes. Raises ConfigError if modules to ship cannot be collected
+        again.
         """
-        # Each call comes here: what can have changed is looked at without a call of its own.
+        # This is called for each call, so changes are checked without a further call.
         finder = self._finder
         if finder.asked or finder.present is not self._epoch:
             self._renew()
         return self._present
 
     def close(self) -> None:
-        """No slot will be prepared any more."""
+        """Release everything, because no slot will be prepared any more."""
         self._initargs = ()
 
     def _renew(self) -> None:
@@ -59,7 +60,8 @@ class SlotInitializers:
         if epoch is not self._epoch:
             with self._lock:
                 if self._shipment is not None:
-                    from jobrunner.shipping import collect as shipping  # here: most programs ship nothing
+                    # imported here because most programs ship nothing
+                    from jobrunner.shipping import collect as shipping
 
                     self._shipment = shipping.collect_again(self._shipment)
                     self._initializer = self._shipment.dump()

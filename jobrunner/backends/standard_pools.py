@@ -114,7 +114,7 @@ class StandardNames:
     @property
     def _mp_context(self) -> Any:
         """The given context; else that of fresh interpreters, in which calls run."""
-        import multiprocessing  # here: few ask
+        import multiprocessing  # imported here because few programs ask
 
         return self._given_context or multiprocessing.get_context("spawn")
 

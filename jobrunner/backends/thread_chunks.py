@@ -27,20 +27,20 @@ class SharedChunk:
         self._values: list[Any] = [None] * (stop - start)
         self._failures: dict[int, BaseException] = {}
         self._left = iter(range(stop - start))
-        """Its next step runs no code of anybody's, so it is one step for all threads."""
+        """The indices that are left; its next step runs no other code, so it is one step for all threads."""
         self._lock = threading.Lock()
         self._at_work = 0
         self._ended = False
         self.seconds = 0.0
-        """What all threads together have spent on it."""
+        """Time in seconds that all threads together have spent on it."""
 
     @property
     def has_more(self) -> bool:
-        """Whether there are elements that nobody has taken."""
+        """Return whether there are elements that nobody has taken."""
         return length_hint(self._left) > 0
 
     def work(self) -> bool:
-        """Run elements until none is left. True, once, where all have ended."""
+        """Run elements until none is left; return True, once, if all have ended."""
         with self._lock:
             self._at_work += 1
         started = perf_counter()
@@ -50,7 +50,7 @@ class SharedChunk:
             self.seconds += perf_counter() - started
             ends = not (self._at_work or self._ended or self.has_more)
             self._ended = self._ended or ends
-        del self  # what an element raised knows the frames that led to it
+        del self  # the exception of an element knows the frames that led to it
         return ends
 
     def _run(self) -> None:
@@ -72,5 +72,5 @@ class SharedChunk:
         del failures
 
     def results(self) -> ElementResults:
-        """Of all elements, once they have ended."""
+        """Return the results of all elements, once they have ended."""
         return ElementResults(self._values, dict(sorted(self._failures.items())))

@@ -1,8 +1,8 @@
-"""Calls on threads that wait for calls of their own in a way that tells nobody, as `concurrent.futures.wait` does.
+"""Calls on threads that wait for calls of their own without telling, as `concurrent.futures.wait` does.
 
-Waits of this package say that they wait, see `blocking`. For others, the calls that a call has submitted are its
-*nest*; while one of them is unfinished, a thread looks every now and then whether the one that runs the call stands
-still. Only calls that surely are its own count: submitted in its thread, or through its `current_executor()`.
+Waits of this package report themselves, see `wait_hooks`. For others, the calls that a call has submitted are its
+*nest*. While one of them is unfinished, a thread checks at intervals whether the call's thread stands still. Only calls
+that are certainly its own count: those submitted in its thread, or through its `current_executor()`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.futures import Future
+from jobrunner.system import conditions
 from jobrunner.system.processor_time import LOOK_EVERY, seconds_of_thread, stands_still
 
 
 class Nest:
-    """A call under way and those that it has submitted; made in the thread that runs it."""
+    """A running call and those that it has submitted; created in the thread that runs it."""
 
     def __init__(self, tell: Callable[[bool], None]) -> None:
         self.still = False
         self._tell = tell
         self._thread = threading.get_native_id()
-        self._calls: deque[weakref.ref[Future[Any]]] = deque()  # weakly, for a result may be large
+        # weak references, because a result may be large
+        self._calls: deque[weakref.ref[Future[Any]]] = deque()
         self._over = False
         self._looked_at = time.perf_counter()
         self._seconds = seconds_of_thread(self._thread)
@@ -34,11 +36,11 @@ class Nest:
         self._calls.append(weakref.ref(call))
 
     def end(self) -> None:
-        """The call has ended, or is about to."""
+        """Note that the call has ended, or is about to."""
         self._over = True
 
     def has_unfinished(self) -> bool:
-        """Whether there is something to look for; forgets what is done."""
+        """Return whether there are unfinished calls; forget those that are done."""
         while self._calls and not self._over:
             call = self._calls[0]()
             if call is not None and not call.done():
@@ -47,7 +49,7 @@ class Nest:
         return False
 
     def look(self) -> None:
-        """Tell whether the thread stands still, where that has changed."""
+        """Report whether the thread stands still, if that has changed."""
         now, seconds = time.perf_counter(), seconds_of_thread(self._thread)
         passed = now - self._looked_at
         if passed < LOOK_EVERY / 2:
@@ -56,22 +58,22 @@ class Nest:
         self._looked_at, self._seconds = now, seconds
 
     def set_still(self, still: bool) -> None:
-        if still != self.still and not self._over:  # else the thread may run another call by now
+        if still != self.still and not self._over:  # otherwise the thread may run another call by now
             self.still = still
             self._tell(still)
 
 
 class Nests:
-    """Those of one pool. All is done with the pool's lock held, which has to be reentrant."""
+    """The nests of one pool. Everything is done with the pool's lock held, which must be reentrant."""
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
         self._nests: list[Nest] = []
-        self._news = threading.Condition(lock)
+        self._news = conditions.Condition(lock)
         self._watcher: threading.Thread | None = None
 
     def add(self, nest: Nest, call: Future[Any]) -> None:
-        """Note a call of that nest, and look after it."""
+        """Note a call of that nest, and watch it."""
         with self._lock:
             nest.add(call)
             if nest not in self._nests:
@@ -81,16 +83,16 @@ class Nests:
                 try:
                     watcher.start()
                 except RuntimeError:
-                    return  # at the interpreter's end no thread starts, nor would one that stood in
+                    return  # at the interpreter's end no thread starts, and no stand-in would either
                 self._watcher = watcher
 
     def hurry(self) -> None:
-        """Look now: there may be nothing more to look after."""
+        """Check now, because there may be nothing more to watch."""
         with self._lock:
             self._news.notify_all()
 
     def join(self) -> None:
-        """Wait for the end of the thread that looks, once no call runs any more; without the lock."""
+        """Wait, without the lock, for the end of the watching thread, once no call runs any more."""
         self.hurry()
         watcher = self._watcher
         if watcher is not None and watcher is not threading.current_thread():

@@ -26,6 +26,7 @@ from jobrunner.errors import InitializerError
 from jobrunner.futures import Future, resolve
 from jobrunner.nested import task_context
 from jobrunner.nested import wait_hooks as blocking
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import do_all
 
 MAX_THREADS = 1_000_000
@@ -57,10 +58,12 @@ class Runners:
     def begin(self) -> None:
         """Without any thread: at first, and in a process that was forked, where only the thread that forked is."""
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=self._prefix)
+        # Callers of `submit` share it with all threads of the pool, and Ctrl-C is to leave it whole.
+        self._pool._idle_semaphore._cond = conditions.Condition()  # type: ignore[attr-defined]
         # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
         # is in here.
         self.lock = threading.RLock()
-        self._idle = threading.Condition(self.lock)
+        self._idle = conditions.Condition(self.lock)
         self._count = 0
         """The runners that have not left."""
         self._at_work: set[Runner] = set()

@@ -29,6 +29,7 @@ from jobrunner.nested import wait_hooks as blocking
 from jobrunner.protocol.retry import RetryAfter, decide
 from jobrunner.protocol.wire.ids import ClientId, random_token, task_id
 from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, ERROR, TaskOptions
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import finish_before_exit
 from jobrunner.system.host import usable_cpus
 
@@ -68,7 +69,8 @@ class ThreadsBackend(Backend):
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
         self._context = ThreadContext()
-        self._killed = threading.Event()
+        self._thread = threading.local()
+        self._killed = conditions.Event()
         self._calls = ThreadCalls()
         self._runners = Runners(
             self._calls,
@@ -157,30 +159,26 @@ class ThreadsBackend(Backend):
         future.bind(task_id(self._client, number), options.name or function_name(fn), cancel)
         call = ThreadCall(-options.priority, number, future, work, chunk)
         runners = self._runners
-        with runners.lock:
-            if runners.broken:
-                raise InitializerError(runners.broken)
-            if runners.closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            try:
+        try:
+            with runners.lock:
+                if runners.broken:
+                    raise InitializerError(runners.broken)
+                if runners.closed:
+                    raise RuntimeError("cannot schedule new futures after shutdown")
                 if depends_on:
                     self._calls.hold(call)
                 else:
                     self._calls.push(call)
                     runners.start(self)
-            except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
-                self._take_back(number)
-                raise
-        nest = self._context.nest()
-        if nest is not None:
-            runners.add_nested(nest, future)
-        if depends_on:
-            try:
+            nest = self._context.nest()
+            if nest is not None:
+                runners.add_nested(nest, future)
+            if depends_on:
                 future.add_done_callback(partial(_release, weakref.ref(self), number))
                 self._run_after(call, depends_on)
-            except BaseException:
-                self._take_back(number)
-                raise
+        except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
+            self._take_back(number)
+            raise
         return future
 
     def _take_back(self, number: int) -> None:
@@ -244,14 +242,24 @@ class ThreadsBackend(Backend):
             if cancel_futures:
                 self._calls.drop_beyond(0 if self._killed.is_set() else runners.free())
             runners.look_for_the_end()
-        self._calls.cancel_dropped()
+        before, self._thread.cancels = self._cancels, True
+        try:
+            self._calls.cancel_dropped()
+        finally:
+            self._thread.cancels = before
         if wait and self.can_wait:
             runners.wait_idle()
             runners.join()
 
     @property
     def can_wait(self) -> bool:
-        return self._context.runner is None
+        # In a callback of a call that this thread cancels, the others, which may be a map's, are yet to be cancelled.
+        return self._context.runner is None and not self._cancels
+
+    @property
+    def _cancels(self) -> bool:
+        """Whether this thread is at the cancelling of what `shutdown` has taken away."""
+        return getattr(self._thread, "cancels", False)
 
     def _wait_idle(self) -> None:
         self._runners.wait_idle()

@@ -24,7 +24,7 @@ class FunctionCache:
 
     def __init__(self, max_functions: int | None = None, max_bytes: int = 0) -> None:
         self.provided: dict[bytes, initializers.Provided] = {}
-        """What the initializers that have succeeded have set."""
+        """The globals that the initializers which have succeeded have set."""
         self.failures: dict[bytes, BaseException] = {}
         """The errors of the initializers that have failed, for all calls that name them."""
         self._max_functions = max_functions

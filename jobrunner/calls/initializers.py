@@ -1,9 +1,9 @@
-"""What an initializer sets in the program's globals, and as its streams, for the calls that come after it.
+"""The globals and the streams that an initializer sets, which later calls must see.
 
 In the standard library's pool the functions of a program and its initializer share the `__main__` of the child. Here
-they go by value, and what goes by value has globals of its own. So what the initializer has set is noted, and each
-function of the same module gets it; a function that the initializer and a call have in common would otherwise see the
-values that the program had at `submit`.
+they are sent by value, and a function by value has globals of its own. So the globals that the initializer has set are
+noted, and each function of the same module gets them. Otherwise a function that both the initializer and a call use
+would see the values that the program had at `submit`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 class Provided(NamedTuple):
-    """What an initializer has set, by name, in the globals of `module`."""
+    """The globals of `module` that an initializer has set, by name."""
 
     module: str
     values: dict[str, Any]
     streams: tuple[tuple[str, Any], ...] = ()
-    """What it has put in the place of streams of `sys`, which may be None, by their names."""
+    """The objects that it has put in the place of streams of `sys`, by their names; they may be None."""
 
     def give_to(self, fn: Callable[..., Any]) -> None:
-        """Have a function that was just unpickled see it."""
+        """Add the globals to those of a function that was just unpickled."""
         target = by_value(fn)
         if target is not None and target.__module__ == self.module:
             target.__globals__.update(self.values)
 
     def set_streams(self) -> None:
-        """Print to where the initializer has chosen: each call begins with streams of its own."""
+        """Set the streams that the initializer has chosen, because each call begins with streams of its own."""
         for name, stream in self.streams:
             setattr(sys, name, stream)
 
@@ -47,15 +47,15 @@ class Wrapper(ABC):
 
     @abstractmethod
     def __call__(self) -> Provided:
-        """Run it; what it has set."""
+        """Run the initializer, and return the globals that it has set."""
 
     @abstractmethod
     def dump(self) -> DumpedFunction:
-        """This one, to be sent. Its key is the same wherever it is asked for."""
+        """Return the initializer in its pickled form, whose key is the same in every process."""
 
 
 def run(initializer: Callable[[], object]) -> Provided:
-    """Call it; what it has set in its globals, if it has come by value. Raises what it raises."""
+    """Call the initializer, and return the globals that it has set if it came by value. Raises whatever it raises."""
     if isinstance(initializer, Wrapper):
         return initializer()
     fn = by_value(initializer)
@@ -74,7 +74,7 @@ def run(initializer: Callable[[], object]) -> Provided:
 
 
 def by_value(fn: Callable[..., Any]) -> FunctionType | None:
-    """The function in `fn`, unless it is one of a module that this process has."""
+    """Return the function in `fn`, or None if it belongs to a module that this process has."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     if isinstance(fn, MethodType):

@@ -1,18 +1,19 @@
-"""Calls, functions, results and exceptions: to bytes, and back.
+"""The conversion of calls, functions, results and exceptions to bytes, and back.
 
-What travels how:
+Each kind of object is sent in its own way:
 
     importable functions     by reference (module and qualified name)
     functions of the script  with the globals that they need, see the package `script`
-    other functions          by value, through cloudpickle, pickled anew at every call unless nothing in them can have
-                             changed (see `facts`): a changed closure or a function defined again never runs stale
-    objects that are called  as arguments: unpickled anew for each call
-    arguments and results    plain pickle, protocol 5; `script.pickler` where that fails
-    buffers >= 64 KiB        beside the pickle, not in it, so that nobody copies them
+    other functions          by value, through cloudpickle, and pickled anew at every call unless nothing in them can
+                             have changed (see `function_fingerprint`), so that a changed closure or a function that
+                             was defined again never runs in its old state
+    called objects           as arguments, which are unpickled anew for each call
+    arguments and results    by plain pickle, protocol 5, or by `script.pickler` if that fails
+    buffers >= 64 KiB        beside the pickle and not in it, so that they are not copied
     exceptions               as raised, with the text of the remote traceback as their cause
 
-A slot imports this module before its first task. So it loads only what every task needs: cloudpickle,
-`errors` (which costs the standard library's logging) and traceback are imported where they are used.
+A slot imports this module before its first task, so it imports only modules that every task needs. cloudpickle,
+`errors` (which imports the standard library's logging) and traceback are imported where they are used.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from jobrunner.pickling.loading import (
     load_target,
     type_name,
 )
-from jobrunner.pickling.loading import describe as describe  # for all who tell of an exception
+from jobrunner.pickling.loading import describe as describe  # here for all modules that describe an exception
 from jobrunner.pickling.required_modules import pickle_plainly, place_of, required_modules
 from jobrunner.protocol.wire.payloads import (
     OUT_OF_BAND,
@@ -76,35 +77,35 @@ if TYPE_CHECKING:
     from jobrunner.script.catalogue import Catalogue, Defined
 
 PART_FROM = 512 * 1024
-"""Bytes from which a buffer of a function is a part of its own, see DumpedFunction."""
+"""Size in bytes from which a buffer of a function becomes a part of its own, see DumpedFunction."""
 
 PART = "a part"
-"""What parts are called."""
+"""The name of all parts."""
 
 KEY_BYTES = 16
 PROTOCOL = 5
 BY_REFERENCE = ord("r")
 BY_VALUE = ord("v")
 WITH_SCRIPT = ord("s")
-"""By value, and the pickle is that of an Outline of the script."""
+"""The kind of a function by value whose pickle is an Outline of the script."""
 FRESH_BY_REFERENCE = ord("R")
 FRESH_BY_VALUE = ord("V")
-"""An object that is unpickled anew for each call."""
+"""The kind of an object that is unpickled anew for each call."""
 AROUND = ord("a")
-"""A Wrapper of initializers, and the parts are those of the one inside."""
+"""The kind of a Wrapper of an initializer, which has the parts of that initializer."""
 HEADER_BYTES = 3
-"""A function's blob starts with one of these kinds, and Python's major and minor version."""
+"""The size of a blob's head, in bytes: one of these kinds, and Python's major and minor version."""
 
 
 class RemoteTraceback(Exception):
-    """The cause of an exception that a task raised: the traceback's text, from where it was raised."""
+    """The cause of an exception that a task raised: the text of the traceback from the place where it was raised."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
     @property
     def tb(self) -> str:
-        """The text, under the name that the standard library's has."""
+        """The text, under the name of the attribute in the standard library."""
         return str(self)
 
 
@@ -112,35 +113,35 @@ class RemoteTraceback(Exception):
 
 
 class DumpedFunction(NamedTuple):
-    """A function as it is at this moment; `key` is a hash of `blob`, so equal keys mean equal behaviour.
+    """A function as it is at this moment.
 
-    It also covers the keys of its parts.
+    `key` is a hash of `blob` and of the parts' keys, so equal keys mean equal behaviour.
     """
 
     key: bytes
     name: str
     blob: Payload
     python: str
-    """Where it goes by value, the version that it needs, "3.11"; else empty."""
+    """The Python version that a function by value requires, like "3.11"; empty for other functions."""
     modules: tuple[str, ...] = ()
-    """Top-level modules that are imported when it is unpickled; without those that are everywhere."""
+    """The top-level modules that unpickling imports, except those that every worker has."""
     ships: tuple[str, ...] = ()
-    """Top-level modules that it brings along, see `shipping`."""
+    """The top-level modules that travel with the function, see `shipping`."""
     parts: tuple[DumpedFunction, ...] = ()
-    """What travels apart from it, once for all functions that have it, and is given to `load_function`. A part has no
-    parts, and needs nothing that is not among `python` and `modules` of the whole."""
+    """Large objects of the function, which travel apart, once for all functions that have them, and are given to
+    `load_function`. A part has no parts, and requires nothing beyond the function's own `python` and `modules`."""
     epoch: int = 0
-    """See `versions`."""
+    """The number of changed module versions, see `module_versions`."""
     held: Held | None = None
-    """Of an object that is an argument of each call. It does not travel."""
+    """The pickled object that is an argument of each call, if there is one. It does not travel."""
 
     def definition(self) -> tuple[Any, ...]:
-        """The fields of a `FunctionDef`."""
+        """Return the fields of a `FunctionDef`."""
         return (*self[:6], tuple([part.key for part in self.parts]), self.epoch) if self.parts else self[:8]
 
 
 def payloads_of(dumped: DumpedFunction) -> dict[bytes, Payload]:
-    """The parts of a function that has not travelled, as `load_function` takes them."""
+    """Return the parts of a function that has not travelled, in the form for `load_function`."""
     return {part.key: part.blob for part in dumped.parts}
 
 
@@ -150,16 +151,17 @@ _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
 """Importable functions that were dumped before, with the module and name that they had then."""
 
 MAX_REFERENCES = 1000
-"""Functions in there; a function that was defined again is released when it is full."""
+"""Maximum number of entries there; when it is reached, functions that were defined anew are released."""
 
 _modules_needed: dict[bytes, tuple[str, ...]] = {}
-"""By key, what was found out for functions that were dumped before."""
+"""The modules that functions require, by the functions' keys."""
 
 _values_sent: dict[int, tuple[Fingerprint, DumpedFunction]] = {}
-"""By the id of their code, which is in the fingerprint and so stays alive: functions that went by value."""
+"""Functions that were sent by value, by the id of their code, which stays alive because the fingerprint has it."""
 
 MAX_HELD = 1024
-"""Bytes or characters that a partial holds as a part of a function; more of them are an argument like others."""
+"""Maximum size in bytes or characters of a partial's arguments that are part of a function; larger ones are sent with
+each call."""
 
 MAX_VALUES = 256
 MAX_VALUE_BYTES = 32 * 1024 * 1024
@@ -168,9 +170,9 @@ MAX_VALUE_BYTES = 32 * 1024 * 1024
 def dump_function(
     fn: Callable[..., Any], store: Store | None = None, *, once: bool = False
 ) -> DumpedFunction:
-    """`fn` with its closure and globals as they are now; `store` takes its large parts. Raises SerializationError.
+    """Return `fn` in its pickled form, with its present closure and globals. Raises SerializationError.
 
-    `once`: it is called once in each process, so that it need not be unpickled anew.
+    `store` takes large parts. `once` says that each process calls it once, so that it need not be unpickled anew.
     """
     if isinstance(fn, (FunctionType, BuiltinFunctionType)):
         by_value = _registered_by_value()
@@ -203,9 +205,9 @@ def is_as_dumped(fn: Callable[..., Any], dumped: DumpedFunction) -> bool:
 def with_names(
     fn: Callable[..., Any], names: Iterable[str], store: Store | None = None, held: Held | None = None
 ) -> DumpedFunction:
-    """As `dump_function`, with these globals of the script, which its arguments refer to. `held`: as it was dumped.
+    """Return `fn` like `dump_function`, with these globals of the script, to which its arguments refer.
 
-    Raises SerializationError.
+    `held` is its earlier pickle. Raises SerializationError.
     """
     by_value = _registered_by_value()
     source = origin.of_this_process()
@@ -231,7 +233,7 @@ def with_names(
 
 
 def goes_alone(fn: Callable[..., Any]) -> bool:
-    """Whether it holds nothing that is an argument; the quickest look, which may miss some."""
+    """Return whether the function holds no arguments; this is the fastest check, which misses some functions."""
     kind = type(fn)
     return kind is FunctionType or (
         kind is BuiltinFunctionType and isinstance(getattr(fn, "__self__", None), ModuleType)
@@ -239,10 +241,10 @@ def goes_alone(fn: Callable[..., Any]) -> bool:
 
 
 def split_call(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """What is called where `fn` is, and with which arguments before those of the call.
+    """Return the function that is called for `fn`, and the arguments that precede those of the call.
 
-    What a partial holds, the object of a method, an instance that is called: these are arguments, which the call may
-    change without any other call seeing it.
+    The arguments of a partial, the object of a method and a called instance are such arguments: the call may change
+    them, and no other call sees that.
     """
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
@@ -271,7 +273,7 @@ def _dump_importable(fn: Callable[..., Any]) -> DumpedFunction:
 
 
 def _dump_by_value(fn: FunctionType, by_value: frozenset[str], store: Store | None) -> DumpedFunction:
-    """A function that neither a module nor the script has."""
+    """Return the pickled form of a function that belongs neither to a module nor to the script."""
     fingerprint = function_fingerprint(fn, by_value)
     before = _values_sent.get(id(fn.__code__))
     if fingerprint is not None and before is not None and same(fingerprint, before[0]):
@@ -287,7 +289,7 @@ def _dump_by_value(fn: FunctionType, by_value: frozenset[str], store: Store | No
 def _dump_object(
     fn: Callable[..., Any], store: Store | None, *, fresh: bool, plainly: bool = True
 ) -> DumpedFunction:
-    """What goes as one pickle: a closure, or an object that is called (a class, a partial, an instance)."""
+    """Return the pickled form of a closure, or of an object that is called (a class, a partial, an instance)."""
     referenced: list[Any] = []
     large: list[memoryview] = []
     objects: list[Any] = []
@@ -302,7 +304,7 @@ def _dump_object(
     from jobrunner.script.pickler import pickled_with_objects
 
     large.clear()
-    # Of a closure, which is pickled anew for each submit, nobody asks for them.
+    # The objects of a closure, which is pickled anew for each submit, are not needed.
     wanted = objects if fresh else None
     try:
         made = pickled_with_objects(fn, wanted, (PART_FROM, large))
@@ -333,7 +335,10 @@ def _dump_object(
 def _dump_with_script(
     fn: Callable[..., Any], define: Callable[[], Defined], *, kept: bool = True
 ) -> DumpedFunction:
-    """`kept`: the catalogue has the definition when it is asked again. Another one only keeps alive what it notes."""
+    """Return the pickled form of a function with its definition.
+
+    `kept` says that the catalogue returns the same definition again; other definitions only keep their objects alive.
+    """
     from jobrunner.script.catalogue import Unpicklable
 
     try:
@@ -344,7 +349,7 @@ def _dump_with_script(
         raise error(
             f"cannot pickle {what}, which {function_name(fn)} needs: {why}",
             exc.reason,
-            otherwise="; an initializer, or the function itself, can make it where the call runs",
+            otherwise="; create it in an initializer or in the function itself, where the call runs",
         ) from exc.reason
     except Exception as exc:
         raise _function_error(fn, exc) from exc
@@ -359,7 +364,7 @@ def _dump_with_script(
 
 
 _defined: Kept[int, tuple[Defined, DumpedFunction]] = Kept(MAX_VALUES, MAX_VALUE_BYTES)
-"""By the id of a definition that the catalogue keeps, what was made of it."""
+"""By the id of a definition that the catalogue keeps, its pickled form."""
 
 
 def _catalogue() -> Catalogue:
@@ -371,7 +376,7 @@ def _catalogue() -> Catalogue:
 
 
 def _is_atomic(fn: Callable[..., Any]) -> bool:
-    """Whether calls cannot see what others have done to it: what goes by its name, and a partial with plain values."""
+    """Return whether calls cannot see changes by other calls: for functions by name, and partials with plain values."""
     if isinstance(fn, (FunctionType, type)) or type(fn) is LRU_CACHE:
         return True
     if type(fn) is functools.partial:
@@ -402,16 +407,16 @@ def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationErro
 def dump_initializer(
     initializer: Callable[..., object], initargs: tuple[Any, ...], store: Store | None = None
 ) -> DumpedFunction:
-    """An executor's initializer and its arguments, as a function without any. Raises SerializationError."""
+    """Return an executor's initializer with its arguments as a function without any. Raises SerializationError."""
     return dump_function(functools.partial(initializer, *initargs), store, once=True)
 
 
 def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
-    """The function of a DumpedFunction's blob. Raises SerializationError.
+    """Return the function of a DumpedFunction's blob. Raises SerializationError.
 
-    `parts` are the blobs of its parts, in their order; their keys may be others than at the client, for a coordinator
-    gives the functions of each owner keys of their own. What this gives has to be made `ready` before each task, see
-    `script.calls`.
+    `parts` are the blobs of its parts, in their order. Their keys may differ from those at the client, because a
+    coordinator gives the functions of each owner keys of their own. The returned function must be made `ready` before
+    each task, see `script.calls`.
     """
     whole = memoryview(blob if isinstance(blob, bytes) else buffers_of(blob)[0])
     kind, theirs, ours = whole[0], tuple(whole[1:HEADER_BYTES]), sys.version_info[:2]
@@ -434,14 +439,17 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """The qualified name of `fn`; for a partial, of the function inside; for an object, of its class."""
+    """Return the qualified name of `fn`; for a partial, of the function inside; for an object, of its class."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
 def _part(raw: memoryview, store: Store | None) -> DumpedFunction:
-    """A buffer of a function, as a part: copied, for its owner may go on writing there."""
+    """Return a buffer of a function as a part.
+
+    The buffer is copied, because its owner may continue to write there.
+    """
     key = blake2b(raw, digest_size=KEY_BYTES).digest()
     blob: Payload | None = None if store is None else _stored.get(key)
     if blob is None and store is not None:
@@ -462,7 +470,7 @@ def _dumped(
     referenced: Sequence[Any],
     parts: tuple[DumpedFunction, ...] = (),
 ) -> DumpedFunction:
-    """`referenced` are the objects to which the pickle refers by name."""
+    """Return the pickled form; `referenced` are the objects to which the pickle refers by name."""
     blob = bytes((kind, *sys.version_info[:2])) + stream
     python = "" if kind in (BY_REFERENCE, FRESH_BY_REFERENCE) else _python()
     digest = blake2b(blob, digest_size=KEY_BYTES)
@@ -482,8 +490,8 @@ def _python() -> str:
 
 
 def _registered_by_value() -> frozenset[str]:
-    """The modules of which the program told cloudpickle that the workers do not have them."""
-    # It may be there in part only: while another thread imports it, the program has told it nothing yet.
+    """Return the modules that the program has registered with cloudpickle, because workers do not have them."""
+    # While another thread imports cloudpickle, the module is incomplete, and nothing is registered yet.
     listed = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", None)
     return _NONE if listed is None else frozenset(listed())
 
@@ -495,18 +503,18 @@ _NONE: frozenset[str] = frozenset()
 
 
 class ResultPlaceholder:
-    """Stands, among the arguments of a call, for the result of another task; unpickled, it is that result."""
+    """A placeholder, among the arguments of a call, for the result of another task; it unpickles to that result."""
 
     def __init__(self, index: int) -> None:
         self.index = index
-        """Which of the results that are given to `load_call`."""
+        """The index in the results that are given to `load_call`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _take_value, (self.index,)
 
 
 class _Values(threading.local):
-    """What `ResultPlaceholder`s become in the thread that unpickles a call."""
+    """The results that replace `ResultPlaceholder`s in the thread that unpickles a call."""
 
     def __init__(self) -> None:
         self.payloads: Sequence[Payload] = ()
@@ -535,11 +543,11 @@ def dump_call(
     held: int = 0,
     function: str = "",
 ) -> Payload:
-    """The arguments of a call of `function`, of which the first `held` come from the object that is called.
+    """Return the payload of a call of `function`, whose first `held` arguments come from the called object.
 
-    `snapshot` copies large buffers: the caller may change them afterwards.
+    `snapshot` copies large buffers, because the caller may change them afterwards.
 
-    `names` takes the globals of the script that they refer to, which have to be where the call runs (`with_names`).
+    `names` takes the globals of the script to which the arguments refer, and which the call needs (`with_names`).
 
     Raises SerializationError, which names the argument.
     """
@@ -548,7 +556,7 @@ def dump_call(
     except Exception as exc:
         of = f" of {function}" if function else ""
         named: list[tuple[str, Any]] = [
-            (f"argument {i - held}{of}" if i >= held else f"what the called object{of} holds", value)
+            (f"argument {i - held}{of}" if i >= held else f"an object in the called object{of}", value)
             for i, value in enumerate(args)
         ]
         named += [(f"argument {name!r}{of}", value) for name, value in kwargs.items()]
@@ -556,7 +564,7 @@ def dump_call(
 
 
 def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """(args, kwargs), with the results `values` in place of the `ResultPlaceholder`s. Raises SerializationError."""
+    """Return (args, kwargs), with the results `values` for the `ResultPlaceholder`s. Raises SerializationError."""
     try:
         if not values:
             return pickle.loads(payload) if type(payload) is bytes else load(payload)  # type: ignore[no-any-return]
@@ -571,7 +579,7 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
 
 
 def not_pickled(named: list[tuple[str, Any]], otherwise: str, exc: Exception) -> SerializationError:
-    """The error of arguments that cannot be pickled, for `exc`; it names the guilty one of `named`."""
+    """Return the error for arguments that could not be pickled because of `exc`; it names the guilty one of `named`."""
     values = [value for _, value in named]
     failure = error(f"cannot pickle {_culprit(named, otherwise)}: {describe(exc)}", *_reasons(values, exc))
     failure.__cause__ = exc
@@ -582,7 +590,10 @@ def not_pickled(named: list[tuple[str, Any]], otherwise: str, exc: Exception) ->
 
 
 def dump_result(value: Any, store: Store | None = None, fn: Callable[..., Any] | None = None) -> Payload:
-    """A result of `fn`; its large buffers are referred to, unless `store` copies. Raises SerializationError."""
+    """Return the payload of a result of `fn`. Raises SerializationError.
+
+    It refers to large buffers, unless `store` copies them.
+    """
     try:
         return _dump(value, False, store)
     except Exception as exc:
@@ -590,7 +601,7 @@ def dump_result(value: Any, store: Store | None = None, fn: Callable[..., Any] |
 
 
 def dump_small_result(value: Any, fn: Callable[..., Any] | None = None) -> bytes:
-    """As `dump_result`, in one piece however large it is. Raises SerializationError."""
+    """Return a result of `fn` as one piece of any size. Raises SerializationError."""
     try:
         return _pickle(value, None)[0]
     except Exception as exc:
@@ -600,14 +611,14 @@ def dump_small_result(value: Any, fn: Callable[..., Any] | None = None) -> bytes
 def result_not_pickled(
     value: Any, exc: Exception, fn: Callable[..., Any] | None = None
 ) -> SerializationError:
-    """The error of a result of `fn` that cannot be pickled, for `exc`."""
+    """Return the error for a result of `fn` that could not be pickled because of `exc`."""
     of = f" of {function_name(fn)}" if fn is not None else ""
     what = f"cannot pickle the result{of}, of type {type_name(value)}: {describe(exc)}"
     return error(what, *_reasons(value, exc))
 
 
 def load_result(payload: Payload) -> Any:
-    """Raises SerializationError."""
+    """Return the result. Raises SerializationError."""
     try:
         return load(payload)
     except (Exception, SystemExit) as exc:
@@ -618,8 +629,8 @@ def load_result(payload: Payload) -> Any:
 
 
 def without_frames_of(files: tuple[str, ...], exc: BaseException) -> BaseException:
-    """`exc` with a traceback that starts behind the frames of `files`, in the task's code, if it ever got there."""
-    trace = _TRACEBACK.__get__(exc)  # as in `set_cause`
+    """Return `exc` with a traceback that omits the first frames of `files`, if it has frames of the task's code."""
+    trace = _TRACEBACK.__get__(exc)  # an attribute of the class may hide it, see `set_cause`
     while trace is not None and trace.tb_frame.f_code.co_filename in files:
         trace = trace.tb_next
     if trace is not None:
@@ -628,18 +639,21 @@ def without_frames_of(files: tuple[str, ...], exc: BaseException) -> BaseExcepti
 
 
 def dump_exception(exc: BaseException) -> Payload:
-    """Never fails: what cannot make the journey arrives as a SerializationError with its type and text."""
+    """Return the payload of an exception.
+
+    It never fails: an exception that cannot be pickled arrives as a SerializationError with its type and text.
+    """
     stream = dump_small_exception(exc)
     return stream if len(stream) < OUT_OF_BAND else (stream,)
 
 
 def dump_small_exception(exc: BaseException) -> bytes:
-    """As `dump_exception`, in one piece however large it is."""
+    """Return an exception as one piece of any size. It never fails."""
     return pickle.dumps(encode_exception(exc), PROTOCOL)
 
 
 def load_exception(payload: Payload) -> BaseException:
-    """The exception, its `__cause__` a RemoteTraceback. Never fails either."""
+    """Return the exception, with a RemoteTraceback as its `__cause__`. It never fails."""
     try:
         return decode_exception(*load(payload))
     except MemoryError as exc:
@@ -649,7 +663,7 @@ def load_exception(payload: Payload) -> BaseException:
 
 
 def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
-    """Classes of exceptions, for `is_one_of`. Raises SerializationError."""
+    """Return the pickle of exception classes, for `is_one_of`. Raises SerializationError."""
     try:
         return _pickle(classes, None)[0]
     except Exception as exc:
@@ -658,13 +672,13 @@ def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
 
 @functools.lru_cache(maxsize=64)
 def load_classes(stream: bytes) -> tuple[type[BaseException], ...]:
-    """What `dump_classes` was given. Raises whatever unpickling raises."""
+    """Return the classes that `dump_classes` was given. Raises whatever unpickling raises."""
     classes: tuple[type[BaseException], ...] = pickle.loads(stream)
     return classes
 
 
 def is_one_of(exc: BaseException, stream: bytes) -> bool:
-    """Whether it is an instance of the classes that `dump_classes` was given; True if they cannot be had here."""
+    """Return whether the exception is an instance of these classes; True if they cannot be loaded here."""
     try:
         return isinstance(exc, load_classes(stream))
     except Exception:
@@ -675,8 +689,8 @@ EncodedException: TypeAlias = "tuple[bytes | None, str, str]"
 
 
 def encode_exception(exc: BaseException) -> EncodedException:
-    """Pickle (None if it cannot be unpickled again), description, and text of the traceback. Never fails."""
-    import traceback  # here: a slot whose tasks succeed never needs it
+    """Return the pickle (None if it would not unpickle), the description, and the traceback's text. Never fails."""
+    import traceback  # imported here because slots whose tasks succeed never need it
 
     try:
         remote = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
@@ -696,7 +710,7 @@ def encode_exception(exc: BaseException) -> EncodedException:
             from concurrent.futures.process import BrokenProcessPool
 
             failure = failure.args[0]
-            causes = (BrokenProcessPool(), failure)  # as `load_error` has it
+            causes = (BrokenProcessPool(), failure)  # the same classes as in `load_error`
         description = f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})"
         try:
             return _pickle(error(description, *causes), None)[0], description, remote
@@ -705,13 +719,13 @@ def encode_exception(exc: BaseException) -> EncodedException:
 
 
 class _DoesNotUnpickle(Exception):
-    """A pickle was made that cannot be unpickled. The only argument says why."""
+    """The error that a pickle cannot be unpickled again; its only argument is the reason."""
 
 
 def _exception_pickle(value: Any) -> bytes:
-    """A pickle that can be unpickled again. Raises what pickling raises, and _DoesNotUnpickle."""
+    """Return a pickle that can be unpickled again. Raises whatever pickling raises, and _DoesNotUnpickle."""
     stream = _pickle(value, None)[0]
-    # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
+    # An exception may be picklable and yet fail to unpickle, for example if its __init__ takes two arguments.
     try:
         loaded = pickle.loads(stream)
     except BaseException as exc:
@@ -722,7 +736,7 @@ def _exception_pickle(value: Any) -> bytes:
 
 
 def _keeps_to_base(kind: type[BaseException]) -> bool:
-    """Whether it is pickled as exceptions are: the class is called, then the attributes are set."""
+    """Return whether it is pickled like a plain exception: the class is called, then the attributes are set."""
     own = (getattr(kind, name, None) is getattr(BaseException, name, None) for name in _PICKLING)
     return all(own) and kind.__setattr__ is not BaseException.__setattr__
 
@@ -731,7 +745,7 @@ _PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__", "__getstate__")
 
 
 class _Rebuilding:
-    """Stands in a pickle for an exception that lets nobody set its attributes, such as a frozen dataclass."""
+    """A stand-in, in a pickle, for an exception whose attributes cannot be set, such as a frozen dataclass."""
 
     def __init__(self, exc: BaseException) -> None:
         self._parts = type(exc), exc.args, dict(vars(exc))
@@ -747,7 +761,7 @@ def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[
 
 
 def decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
-    """What `encode_exception` was given, with a RemoteTraceback as its cause. Never fails."""
+    """Return the exception of `encode_exception`, with a RemoteTraceback as its cause. It never fails."""
     exc: BaseException
     if stream is None:
         exc = error(description)
@@ -766,7 +780,7 @@ def decode_exception(stream: bytes | None, description: str, remote: str) -> Bas
 
 
 def set_cause(exc: BaseException, cause: BaseException | None) -> None:
-    """As the assignment to `exc.__cause__`, also of an exception that refuses it, such as a frozen dataclass."""
+    """Set `exc.__cause__`, even if the exception refuses it, as a frozen dataclass does."""
     _CAUSE.__set__(exc, cause)
 
 
@@ -778,10 +792,10 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = None) -> tuple[bytes, bool]:
-    """The pickle, and whether it holds code. Raises whatever pickling raises.
+    """Return the pickle, and whether it contains code. Raises whatever pickling raises.
 
-    `buffers` takes the large buffers; None keeps all in the pickle. `names`: see `dump_call`; None for what goes back
-    to the program.
+    `buffers` takes the large buffers; None keeps all in the pickle. `names` takes globals of the script, as in
+    `dump_call`; it is None for a result.
     """
     in_band = None if buffers is None else apart_from(OUT_OF_BAND, buffers)
     try:
@@ -789,16 +803,17 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
         if HINT not in stream or (SCRIPT not in stream and CONNECTION not in stream):
             return stream, False
         if CONNECTION not in stream:
-            # What the script defines goes by its name; who reads it must have it. A false alarm costs time only.
+            # The pickle refers to the script's objects by name, so its reader must have them. A false alarm only costs
+            # time.
             if names is not None:
                 names.update(dict.fromkeys(names_in_pickle(stream)))
                 return stream, False
             if all_is_known():
                 return stream, False
-    except Exception:  # whatever it was, the other pickler may be able to, or else says why not
+    except Exception:  # the other pickler may succeed, or else it gives the reason
         pass
     if buffers is not None:
-        buffers.clear()  # of what the first attempt left there
+        buffers.clear()  # remove buffers of the first attempt
     from jobrunner.script.pickler import pickled
 
     large = None if buffers is None else (OUT_OF_BAND, buffers)
@@ -809,34 +824,34 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
 
 
 CONNECTION = b"multiprocessing.connection"
-"""Is in each pickle that holds a connection of multiprocessing: its descriptor, which is another one elsewhere."""
+"""Bytes in each pickle of a connection of multiprocessing, whose descriptor differs in another process."""
 
 SCRIPT = b"_main__"
-"""Is in each pickle that refers to the script by name, as `__main__` or `__mp_main__`."""
+"""Bytes in each pickle that refers to the script by name, as `__main__` or `__mp_main__`."""
 
 HINT = ord("_")
-"""Is in each pickle that has one of these (`rebuild_connection` is what makes a connection): to look for one byte takes
-a tenth of the time."""
+"""A byte in each pickle with one of these (`rebuild_connection` creates a connection), because looking for one byte
+takes a tenth of the time."""
 
 
 _GLOBAL = re.compile(rb"\x8c(?=(.)([\w.]*(?:[\xc2-\xf4][\x80-\xbf]{1,3}[\w.]*)*)\x94?\x93)", re.DOTALL)
-"""In a pickle: a short text, which may have been noted for later, and the instruction that looks up what it names. Its
-length, before it, may look like a part of a text that begins earlier, so both are tried."""
+"""The pattern of a short text in a pickle, perhaps with an opcode that memoizes it, before the opcode that looks up its
+name. Its length, which precedes it, may look like a part of an earlier text, so both are tried."""
 
 _GLOBAL_NOTED = re.compile(rb"\x93(?:(?<=h.\x93)|(?<=j....\x93))", re.DOTALL)
-"""The same, where the text was noted before: it is a value, too, say the key under which an instance is found."""
+"""The pattern of a lookup whose text was memoized earlier, because it is also a value, for example a key."""
 
 _TEXT = re.compile(rb"\x8c(?=.)", re.DOTALL)
-"""What may be the beginning of a short text: its length follows."""
+"""The pattern of a possible beginning of a short text, whose length follows."""
 
 
 def names_in_pickle(stream: bytes) -> list[str]:
-    """Globals of the script to which a pickle may refer: all names in it under which the script has something."""
+    """Return the globals of the script to which a pickle may refer: all names in it that the script has, too."""
     source = origin.of_this_process()
     if source is None:
         return []
     variables = source.variables
-    # What notes the text for later looks like a part of it, where its last letter is none of ASCII.
+    # The memoizing opcode looks like a part of the text if that ends in a character outside of ASCII.
     texts = [name[: size[0]] for size, name in _GLOBAL.findall(stream) if len(name) - size[0] in (0, 1)]
     found = {name: None for name in _first_parts(texts) if name in variables}
     if _GLOBAL_NOTED.search(stream):
@@ -844,7 +859,7 @@ def names_in_pickle(stream: bytes) -> list[str]:
         texts = [stream[start : start + stream[start - 1]] for start in starts]
         for name in _first_parts(texts):
             value = variables.get(name)
-            # Most of these texts name nothing: what no pickle refers to by a name is left alone.
+            # Most of these texts are not names, so values to which no pickle refers by name are ignored.
             if attribute_of(value, "__name__") is not None or source.has(type(value)):
                 found[name] = None
     return list(found)
@@ -855,7 +870,7 @@ def _first_parts(texts: Iterable[bytes]) -> list[str]:
 
 
 def script_has_classes() -> bool:
-    """Whether results of other calls may be instances of classes of the script."""
+    """Return whether results of other calls may be instances of classes of the script."""
     source = origin.of_this_process()
     return source is not None and any(
         is_of(value, type) and source.has(value) for value in list(source.variables.values())
@@ -863,13 +878,13 @@ def script_has_classes() -> bool:
 
 
 def all_is_known() -> bool:
-    """Whether the program has all functions and classes of the script that are here."""
+    """Return whether the program has all functions and classes of the script that this process has."""
     script = standin.current()
     return script is None or not script.has_own()
 
 
 def dump_class_by_value(kind: type) -> bytes | None:
-    """A class, by itself; None where it goes by reference. Raises whatever pickling raises."""
+    """Return the pickle of a class, or None if it is pickled by reference. Raises whatever pickling raises."""
     from jobrunner.script.pickler import pickled
 
     made = pickled(kind)
@@ -877,7 +892,7 @@ def dump_class_by_value(kind: type) -> bytes | None:
 
 
 def dump_plain(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
-    """A value that holds built-in kinds, atoms and plain arrays alone. See `dump_call`."""
+    """Return the payload of a value that consists of built-in types, atoms and plain arrays; see `dump_call`."""
     buffers: list[memoryview] = []
     stream = pickle.dumps(value, PROTOCOL, buffer_callback=apart_from(OUT_OF_BAND, buffers))
     if names is not None and HINT in stream and SCRIPT in stream:
@@ -888,7 +903,7 @@ def dump_plain(value: Any, snapshot: bool, store: Store | None, names: Names | N
 
 
 def load_plain(payload: Payload, what: str) -> Any:
-    """What `dump_plain` was given. Raises SerializationError, which says `what` it was."""
+    """Return the value of `dump_plain`. Raises SerializationError, which names the value as `what`."""
     try:
         return load(payload)
     except Exception as exc:
@@ -915,7 +930,10 @@ def _large_payload(stream: bytes, buffers: list[memoryview], snapshot: bool, sto
 
 
 def _reasons(value: Any, exc: Exception) -> list[Exception]:
-    """Why plain pickle refuses what cannot be pickled here because of `exc`: programs know the former's errors."""
+    """Return the errors for a value that could not be pickled because of `exc`.
+
+    The error of plain pickle comes first, because programs know it.
+    """
     try:
         pickle.dumps(value, PROTOCOL)
     except Exception as plain:
@@ -924,7 +942,7 @@ def _reasons(value: Any, exc: Exception) -> list[Exception]:
 
 
 def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:
-    """The first of the named values that cannot be pickled by itself, with its type."""
+    """Return the name and type of the first of these values that cannot be pickled by itself, else `otherwise`."""
     for name, value in named:
         try:
             _pickle(value, None)

@@ -1,4 +1,7 @@
-"""The coordinator daemon: a config, the core, a ROUTER socket and the driver; it never unpickles anything."""
+"""The coordinator daemon, which combines a config, the core, a ROUTER socket and the driver.
+
+It never unpickles anything.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def run(config: CoordinatorConfig) -> int:
     set_up_logging(config.log_level)
     service = Service("coordinator")
     keyring = None
-    raise_limit()  # each peer takes a descriptor
+    raise_limit()  # each peer needs a descriptor
     address = tcp_address(config, service)
     if not config.insecure:
         keyring = open_keyring(Path(config.keys) if config.keys else default_folder())
@@ -73,7 +76,7 @@ def run(config: CoordinatorConfig) -> int:
         drain_timeout=config.drain_timeout,
         result_cache=config.result_cache,
         keep_detached=config.keep_detached,
-        # Of its key: the same after a restart, for slots that live on.
+        # It is derived from the key, so that it stays the same after a restart for slots that live on.
         hash_seed=hash_seed(b"" if keyring is None else keyring.secret.encode()),
     )
     journal = None

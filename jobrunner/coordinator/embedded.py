@@ -1,8 +1,8 @@
 """The embedded cluster: a coordinator and a worker in one process, for one executor on this host.
 
-They are the cores of the two daemons, with the coordinator's socket and the worker's slots, in one loop: what they say
-to each other takes no socket, no encoding and no other process's turn. Clients (the executor's own, and those inside of
-tasks) and further workers come through the socket as to any coordinator.
+They are the cores of the two daemons, with the coordinator's socket and the worker's slots, in one loop: their messages
+to each other need no socket, no encoding and no turn of another process. Clients (the executor's own, and those inside
+of tasks) and further workers connect through the socket, as to any coordinator.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jobrunner.protocol.effects import Disconnect, Event, Send
 from jobrunner.protocol.wire.ids import random_token
 from jobrunner.shared_memory.segment_pool import can_share
 from jobrunner.system.descriptors import raise_limit
-from jobrunner.system.folders import leave_folder
+from jobrunner.system.folders import leave_folder, unreachable
 from jobrunner.system.host import own_host
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.manifests import Sharing
@@ -85,7 +85,7 @@ class EmbeddedWire(RouterWire):
         if effect.destination != IN_PROCESS:
             return super().send(effect)
         self._worker.post(effect.envelope)
-        # At once, so that its slots begin before this turn is over.
+        # The worker takes its turn at once, so that its slots begin before this turn is over.
         self._said += self._worker.turn(time.monotonic())
         return None
 
@@ -97,18 +97,8 @@ class EmbeddedWire(RouterWire):
         super().close(orderly=orderly)
 
 
-def unreachable(address: str) -> str:
-    """Why calls cannot connect to this cluster, if so."""
-    path = address.partition("://")[2]
-    if os.path.exists(path):
-        return ""
-    return (
-        f"calls cannot make calls of their own: {path} was removed, maybe with the folder that TMPDIR names"
-    )
-
-
 class Hearing:
-    """What the program tells slots: it writes that on a board whenever it has changed."""
+    """The facts that the program tells slots, which it writes on a board whenever they have changed."""
 
     def __init__(self, board: int) -> None:
         self._board = Whiteboard(board)
@@ -126,17 +116,17 @@ def is_orderly(lifeline: int) -> bool:
     os.set_blocking(lifeline, False)
     try:
         return os.read(lifeline, 1) == ORDERLY
-    except BlockingIOError:  # it is another end
+    except BlockingIOError:  # nothing was written, so this is another kind of end
         return False
 
 
 def main(argument: str, program_arguments: list[str]) -> int:
-    """For `local_cluster`, which makes the JSON object. The second argument is the program's sys.argv.
+    """Run the process that `local_cluster` starts, with its JSON object and the program's sys.argv.
 
-    When the lifeline is cut the folder is removed, however far this has come. Where ORDERLY came through it before, the
-    slots end by themselves.
-    What they say then goes to the descriptor "last_words": a line of JSON each, stream and text. There the program
-    hears before that it can be reached, LISTENS, or why it never will, FAILED with the error's class and text.
+    Returns the exit code. When the lifeline is cut the folder is removed, whatever state the process is in. If ORDERLY
+    came through the lifeline before, the slots end by themselves. Their last output goes to the descriptor
+    "last_words", as a line of JSON with stream and text for each piece. Through the same descriptor the program learns
+    before that the cluster can be reached (LISTENS), or why it never will be (FAILED, with the error's class and text).
     """
     has_started()
     given = json.loads(argument)
@@ -146,7 +136,7 @@ def main(argument: str, program_arguments: list[str]) -> int:
         say(given["last_words"], [FAILED, type(exc).__name__, str(exc)])
         return GAVE_UP
     finally:
-        if is_cut(given["lifeline"]):  # else it will be started again, and needs the folder
+        if is_cut(given["lifeline"]):  # otherwise the process will be started again, and needs the folder
             leave_folder(given["folder"])
 
 
@@ -154,7 +144,7 @@ def say(descriptor: int, words: list[Any]) -> None:
     try:
         os.write(descriptor, f"{json.dumps(words)}\n".encode())
     except BrokenPipeError:
-        pass  # the program has died, as the lifeline will tell
+        pass  # the program has died, which the lifeline shows
 
 
 def is_cut(lifeline: int) -> bool:
@@ -164,7 +154,10 @@ def is_cut(lifeline: int) -> bool:
 
 
 def serve(given: dict[str, Any], program_arguments: list[str]) -> int:
-    """Until the lifeline is cut; the exit code. Raises JobRunnerError where to start again would be of no use."""
+    """Serve until the lifeline is cut, and return the exit code.
+
+    Raises JobRunnerError if it would be useless to start the process again.
+    """
     set_up_logging("error")
     raise_limit()
     service = Service("cluster")
@@ -186,7 +179,7 @@ def serve(given: dict[str, Any], program_arguments: list[str]) -> int:
         host=own_host(),
         pid=os.getpid(),
         crash_limit=given["crash_limit"],
-        max_payload=MAX_WINDOW,  # what is large enough to harm this host is the program's own
+        max_payload=MAX_WINDOW,  # data that is large enough to harm this host is the program's own
         hash_seed=given["hash_seed"],
     )
     say(given["last_words"], [LISTENS])

@@ -1,8 +1,8 @@
-"""A cluster on this host, for one executor: the process of `embedded`, started and stopped with it.
+"""A cluster on this host for one executor: the process of `embedded`, which starts and stops with the executor.
 
 It listens at a Unix socket in a folder that only this user may enter, so nobody else on the machine can reach it. It
-holds the end of a pipe whose other end is here: however this process dies, it notices and leaves. Should it die, it is
-started again.
+holds the end of a pipe whose other end is here, so that it notices the death of this process and leaves. If it dies, it
+is started again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from jobrunner.program.flags import (
     this_program,
 )
 from jobrunner.program.takeover import as_started
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import do_all
 from jobrunner.system.descriptors import beyond_streams, unnamed_file
 from jobrunner.system.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
@@ -39,7 +40,7 @@ from jobrunner.system.forks import no_forks
 from jobrunner.system.host import current_environment, usable_cpus
 
 MAX_STARTS = 4
-"""Starts in a row after which it ends before it can be reached; then it is given up."""
+"""Maximum number of starts in a row that end before the cluster can be reached; after that it is given up."""
 
 BOOT = """
 import sys
@@ -48,19 +49,22 @@ argument, sys.path[:], sys.argv = sys.argv[1], sys.argv[end:], sys.argv[3:end]
 from jobrunner.coordinator.embedded import main
 sys.exit(main(argument, sys.argv))
 """
-"""What its interpreter starts with: what this program can import, its tasks can too."""
+"""The code with which its interpreter starts, so that its tasks can import whatever this program can."""
 
 STOP_WAIT = 5.0
-"""Seconds that it has to leave before it is killed."""
+"""Maximum time in seconds for the process to leave before it is killed."""
 
 RESTART_PAUSE = 1.0
-"""Seconds before it is started again, so that a broken one does not spin."""
+"""Pause in seconds before it is started again, so that a broken one does not use up a processor."""
 
 LOGGER = logging.getLogger("jobrunner.cluster")
 
 
 def failure_in(words: list[list[Any]], code: int, in_vain: int) -> tuple[str, str] | None:
-    """Why it is not started again after it has ended with that exit code: an error's class, and its text."""
+    """Return the class and text of the error for which it is not started again, or None.
+
+    `code` is its exit code, and `in_vain` the number of starts in a row in which it could not be reached.
+    """
     if code == GAVE_UP:
         for word, *failure in words:
             if word == FAILED:
@@ -87,7 +91,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class LocalCluster:
-    """`slots` defaults to the configured `max_workers`, else to the CPUs that this process may use."""
+    """An embedded cluster.
+
+    `slots` defaults to the configured `max_workers`, else to the CPUs that this process may use.
+    """
 
     def __init__(
         self,
@@ -105,12 +112,15 @@ class LocalCluster:
         make_folder(self._folder)
         self.address = f"ipc://{self._folder}/{SOCKET}"
         self.exit_wait = exit_wait
-        """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
+        """Time in seconds for the end of its slots' processes; any thread may set it to 0, which skips that end."""
         self._pid = os.getpid()
         self._ends: dict[int, int] = {}
-        """Descriptors that are open: those of the pipes, what holds the folder, and the whiteboard's. By themselves, so
-        that one can be taken out and closed in one expression, with no line between at which Ctrl-C could come."""
-        self._stopping = threading.Event()
+        """The open descriptors: those of the pipes, the one that holds the folder, and the whiteboard's.
+
+        They are in a dict, so that one expression takes a descriptor out and closes it, and Ctrl-C cannot come in
+        between.
+        """
+        self._stopping = conditions.Event()
         self._stopped = False
         self._told: Told | None = None
         try:
@@ -150,7 +160,7 @@ class LocalCluster:
             raise
 
     def begin(self) -> None:
-        """A call comes, and there is none."""
+        """Note that a call begins while there are no others."""
         self._program.begin()
 
     def _opened(self, *ends: int) -> tuple[int, ...]:
@@ -158,13 +168,13 @@ class LocalCluster:
         return ends
 
     def _remove(self) -> None:
-        """The folder, and all descriptors that are open."""
+        """Remove the folder, and close all open descriptors."""
         leave_folder(self._folder)
         for end in list(self._ends):
             self._close(end)
 
     def tell(self) -> None:
-        """Have the slots of the calls that are sent from now on know of the program what it is now."""
+        """Tell the slots, for calls that are sent from now on, the present facts about the program."""
         told = self._program.told()
         if told is not self._told:
             text = json.dumps([told.path, told.authkey.hex(), told.configuration])
@@ -172,7 +182,7 @@ class LocalCluster:
                 self._told = told
 
     def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
-        """End it, within a bound; may be called again. `show` is given what slots print while they end."""
+        """End the process within a limited time; further calls have no effect. `show` gets the slots' last output."""
         if self._stopped or os.getpid() != self._pid:
             return
         until = time.monotonic() + self.exit_wait + STOP_WAIT
@@ -187,7 +197,7 @@ class LocalCluster:
         )
         self._stopped = True
 
-    # What `stop` does; each of these may be done again.
+    # The steps of `stop`; each of them may be repeated.
 
     def _cut_lifeline(self) -> None:
         if self.exit_wait and self._hold in self._ends:
@@ -198,7 +208,7 @@ class LocalCluster:
     def _await_end(self, until: float) -> None:
         with self._lock:
             process = self._process
-        if process is not None:  # else it could not be started
+        if process is not None:  # otherwise it could not be started
             try:
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -210,7 +220,7 @@ class LocalCluster:
             self._watcher.join()
 
     def _relay(self, show: Callable[[list[tuple[int, str]]], None], until: float) -> None:
-        """Pass on the last words, until the process is gone or it takes too long."""
+        """Pass on the last output, until the process is gone or its time is up."""
         if self._last_words not in self._ends:
             return
         waiting = select.poll()
@@ -230,20 +240,20 @@ class LocalCluster:
                 os.close(self._ends.pop(end))
 
     def _let_go(self) -> None:
-        """In a process that was forked: with them it would keep the cluster alive, and its last words open."""
+        """Close the descriptors in a forked process, which would otherwise keep the cluster and its pipe alive."""
         for end in self._ends:
             os.close(end)
         self._ends = {}
 
     def when_failed(self, tell: Callable[[str, str], None]) -> None:
-        """Have `tell` called, in any thread, once it cannot be kept alive: with an error's class, and its text."""
+        """Call `tell`, in any thread, with an error's class and text, once the process cannot be kept alive."""
         with self._lock:
             self._on_failure, failure = tell, self._failure
         if failure is not None:
             tell(*failure)
 
     def _keep_alive(self) -> None:
-        """Start it again whenever it ends, until it has said that this is of no use, or it ends at once each time."""
+        """Start the process again whenever it ends, until it says that this is useless, or ends at once each time."""
         process, in_vain = self._process, 0
         while process is not None:
             code = process.wait()
@@ -263,7 +273,10 @@ class LocalCluster:
             tell(*failure)
 
     def _start_again(self) -> subprocess.Popen[bytes] | None:
-        """Try to, again and again: what it has died of (a lack of memory, say) may last. None: it is to stop."""
+        """Start the process again, and retry, because the cause of its death (such as a lack of memory) may last.
+
+        Returns None if the cluster is being stopped.
+        """
         tries = 0
         while not self._stopping.wait(RESTART_PAUSE):
             with self._lock:
@@ -283,7 +296,7 @@ class LocalCluster:
         return None
 
     def _words(self) -> list[list[Any]]:
-        """What it has said; after its end."""
+        """Return the lines that the process has written, after its end."""
         waiting = select.poll()
         waiting.register(self._last_words, select.POLLIN)
         text = b""
@@ -312,5 +325,6 @@ class LocalCluster:
                 stdin=subprocess.DEVNULL,
                 env=as_started(current_environment()),
                 pass_fds=inherited,
-                start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
+                # Ctrl-C at the terminal is meant for the program, which then stops the cluster
+                start_new_session=True,
             )

@@ -1,1 +1,1 @@
-"""What a person sees of it: tables in notebooks, and what calls print."""
+"""The display for people: tables in notebooks, and the output of calls."""

@@ -1,4 +1,4 @@
-"""What notebooks and rich show of a Future or an Executor: facts that are at hand, escaped, cut, never an error."""
+"""The display of Futures and Executors in notebooks and in rich: known facts, escaped, shortened, without errors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 MAX_LENGTH = 200
-"""Characters of one fact."""
+"""Maximum number of characters of one fact."""
 
 Fact = tuple[str, Any]
 
 
 def or_none(look: Callable[[], Any]) -> Any:
-    """What `look()` returns; None where it raises: whoever looks at an object must not stumble over it."""
+    """Return the result of `look()`, or None if it raises an error, because displaying an object must not fail."""
     try:
         return look()
     except Exception:
@@ -20,7 +20,7 @@ def or_none(look: Callable[[], Any]) -> Any:
 
 
 def shown(value: Any) -> str:
-    """`value` as text of bounded length, whatever its `__str__` or `__repr__` does."""
+    """Return `value` as text of limited length, whatever its `__str__` or `__repr__` does."""
     try:
         text = value if isinstance(value, str) else repr(value)
     except Exception:
@@ -29,13 +29,13 @@ def shown(value: Any) -> str:
 
 
 def present(facts: Iterable[Fact]) -> list[Fact]:
-    """Those that have a value."""
+    """Return the facts that have a value."""
     return [(name, value) for name, value in facts if value is not None and value != ""]
 
 
 def html_table(title: str, facts: Iterable[Fact]) -> str:
-    """A small table, which needs no style sheet."""
-    import html  # here: slots load this module, and never show anything
+    """Return a small table, which needs no style sheet."""
+    import html  # imported here because slots load this module but never display anything
 
     rows = "".join(
         f"<tr><th style='text-align: left'>{html.escape(name)}</th>"

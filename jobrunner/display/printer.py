@@ -1,8 +1,8 @@
-"""Prints what tasks print, without letting a stuck terminal hold up anything else.
+"""The printing of tasks' output, which a stuck terminal does not hold up.
 
-The I/O thread hands text to a thread of its own and waits for it, so that a task's words come before its result; but
-only while that thread makes progress. When the reader of our stdout has stopped (a pager, a full pipe), text gathers up
-to a limit, and what exceeds that is dropped and counted.
+The I/O thread hands text to a thread of its own and waits for it, so that a task's output precedes its result; but only
+while that thread makes progress. When the reader of our stdout has stopped (a pager, a full pipe), text is collected up
+to a limit, and text beyond that is dropped and counted.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections import deque
 from jobrunner.protocol.wire.messages import STDOUT
 
 PATIENCE = 0.5
-"""Seconds that the I/O thread waits for text to be written, before it takes the reader for stuck."""
+"""Time in seconds for which the I/O thread waits for text to be written before the reader counts as stuck."""
 
 LIMIT = 1000
-"""Pieces of text that wait for a stuck reader."""
+"""Maximum number of pieces of text that wait for a stuck reader."""
 
 
 class Printer:
-    """Used by one thread: start, any number of shows, close."""
+    """A printer for one thread, which calls `start`, then `show` any number of times, then `close`."""
 
     def __init__(self) -> None:
         self._texts: deque[tuple[int, str]] = deque()
@@ -32,11 +32,11 @@ class Printer:
         self._dropped = 0
 
     def start(self) -> None:
-        """Not with the first text, which may come while the interpreter ends: Python 3.12 starts no thread then."""
+        """Start the thread now, and not with the first text, because Python 3.12 starts no thread while it ends."""
         self._thread.start()
 
     def show(self, texts: list[tuple[int, str]]) -> None:
-        """Pairs of stream and text, for sys.stdout and sys.stderr as they are at the time of writing."""
+        """Print pairs of stream and text, to sys.stdout and sys.stderr as they are at the time of writing."""
         with self._changed:
             room = LIMIT - len(self._texts)
             self._texts.extend(texts[:room])
@@ -46,11 +46,11 @@ class Printer:
                 self._stuck = not self._changed.wait_for(lambda: not self._texts, PATIENCE)
 
     def close(self) -> None:
-        """Write what is left, unless the reader is stuck."""
+        """Write the remaining text, unless the reader is stuck."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread.ident is not None:  # else it could not be started
+        if self._thread.ident is not None:  # otherwise it could not be started
             self._thread.join(PATIENCE)
 
     def _run(self) -> None:
@@ -75,5 +75,5 @@ def write(stream: int, text: str) -> None:
     try:
         target.write(text)
         target.flush()
-    except (OSError, ValueError, AttributeError):
-        pass  # closed or redirected to nowhere: the program's own print would fail there too
+    except BaseException:
+        pass  # it is closed, or raises whatever the program has put there, so the program's own print would fail, too

@@ -1,12 +1,12 @@
-"""The elements of a `map` as they were: arguments when they were taken, results when their call returned.
+"""The elements of a `map` in the state of one moment: arguments when they were taken, results when their call returned.
 
-Chunks are an affair of transport: a call must see what it would see if it travelled alone. So no two elements share an
-object, whatever the input yields and the function returns, a single list that changes in between included. Atoms (see
-`atoms`) travel many in one pickle. Every other value is pickled by itself, at that moment, and loaded for its element
-alone. The arguments of one element are pickled together: what they share stays shared.
+Chunks concern only the transport, so a call must see what it would see if it travelled alone. Therefore no two elements
+share an object, whatever the input yields and the function returns, even if that is one list that changes in between.
+Atoms (see `atoms`) travel together in one pickle. Every other value is pickled by itself, at that moment, and loaded
+for its element alone. The arguments of one element are pickled together, so that objects that they share stay shared.
 
-An array of plain numbers holds no other object, so that it needs no pickle of its own. It only has to be there once,
-and must not be changed until it is pickled together with the others.
+An array of plain numbers refers to no other object, so it needs no pickle of its own. It must only be used once, and
+must not change until it is pickled together with the others.
 """
 
 from __future__ import annotations

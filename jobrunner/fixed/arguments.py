@@ -1,4 +1,4 @@
-"""Arguments of elements as they were when they were taken: on their way, and where they have arrived."""
+"""The arguments of elements, in the state in which they were taken; at the sender and at the receiver."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobrunner.pickling.loading import FreshCall, load_error
 from jobrunner.protocol.wire.payloads import Buffer, Payload, Store, buffers_of
 
 FILE = __file__
-"""Frames of this file are not the program's."""
+"""The file whose frames are removed from tracebacks, because they are not the program's."""
 
 Buffers: TypeAlias = "dict[int, tuple[Buffer, ...]]"
 """By row, the large buffers of a value that has a pickle of its own."""
@@ -26,10 +26,10 @@ Buffers: TypeAlias = "dict[int, tuple[Buffer, ...]]"
 
 @dataclass(slots=True)
 class FixedElements:
-    """Arguments of elements, as `columns`.
+    """The arguments of elements, as `columns`.
 
-    `own` has the rows with a pickle of their own, and for each the columns whose values are in it. The first of these
-    columns holds the pickle, the others None.
+    `own` has the rows with a pickle of their own, and for each row the columns whose values are in the pickle. The
+    first of these columns holds the pickle, and the others hold None.
     """
 
     columns: list[list[Any]]
@@ -39,17 +39,17 @@ class FixedElements:
     names: Names = field(default_factory=dict)
     """Globals of the script that code in the pickles needs."""
     together: set[int] = field(default_factory=set)
-    """Of the rows in `own`, those that share objects with what is called, see `held`."""
+    """The rows in `own` that share objects with the called object, see `held`."""
     with_called: set[int] = field(default_factory=set)
-    """Of the rows in `own`, those that bring along what is called: it has changed since `map` was called."""
+    """The rows in `own` whose pickle includes the called object, because it has changed since `map` was called."""
     kinds: list[type | None] = field(default_factory=list)
-    """By column, the type of all its values, where there is but one; empty where nobody has looked."""
+    """By column, the type of all values if there is only one; empty if the types were not determined."""
 
     def __len__(self) -> int:
         return len(self.columns[0]) if self.columns else 0
 
     def part(self, start: int, stop: int) -> FixedElements:
-        """The elements [start, stop)."""
+        """Return the elements [start, stop)."""
         return FixedElements(
             [column[start:stop] for column in self.columns],
             {row - start: columns for row, columns in self.own.items() if start <= row < stop},
@@ -71,9 +71,10 @@ class FixedElements:
 def dump_elements(
     elements: FixedElements, *, snapshot: bool, store: Store | None = None, names: Names | None = None
 ) -> Payload:
-    """A pack. `snapshot` copies large buffers: the program may change them afterwards.
+    """Return a payload with the elements.
 
-    `names` takes the globals of the script that it refers to, as in `serialization.dump_call`.
+    `snapshot` copies large buffers, because the program may change them afterwards. `names` takes the globals of the
+    script to which the payload refers, as in `serialization.dump_call`.
     """
     if not elements.own:
         columns = [*map(packed_column, elements.columns, elements.kinds)] or elements.columns
@@ -98,7 +99,7 @@ def dump_elements(
 
 
 def load_elements(payload: Payload) -> LoadedElements | LoadedColumns:
-    """What `dump_elements` was given, for `calls` and `rows`: columns, if no element has a pickle of its own.
+    """Return the elements of a payload of `dump_elements`; as columns if no element has a pickle of its own.
 
     Raises SerializationError.
     """
@@ -107,7 +108,7 @@ def load_elements(payload: Payload) -> LoadedElements | LoadedColumns:
 
 
 class LoadedColumns:
-    """Arguments of elements that need no pickles of their own. A chunk unpacks its part of them alone."""
+    """The arguments of elements without pickles of their own; a chunk unpacks only its part of them."""
 
     def __init__(self, packed: list[Any]) -> None:
         self._packed = packed
@@ -116,16 +117,16 @@ class LoadedColumns:
         return length(self._packed[0])
 
     def columns(self, start: int, stop: int) -> Columns:
-        """Those of the elements [start, stop)."""
+        """Return the columns of the elements [start, stop)."""
         return [unpacked_column(column, start, stop) for column in self._packed]
 
     def rows(self, start: int, stop: int) -> Iterator[Sequence[Any]]:
-        """The same, one by one."""
+        """Return the arguments of the elements [start, stop), one element at a time."""
         return zip(*self.columns(start, stop), strict=True)
 
 
 class LoadedElements:
-    """Arguments of elements, of which each is unpickled when it is asked for."""
+    """The arguments of elements, each of which is unpickled when it is asked for."""
 
     def __init__(
         self,
@@ -148,7 +149,7 @@ class LoadedElements:
         return len(self._columns[0])
 
     def streams(self, start: int, stop: int) -> list[bytes] | None:
-        """The pickles of [start, stop), if these are all there is to the arguments."""
+        """Return the pickles of the elements [start, stop) if they are all that the arguments consist of, else None."""
         if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._buffers:
             return None
         if self.share_with_called:
@@ -157,11 +158,14 @@ class LoadedElements:
 
     @property
     def share_with_called(self) -> bool:
-        """Whether some share objects with what is called: then `call` is to call them."""
+        """Whether some elements share objects with the called object, so that `call` must call it."""
         return bool(self._together or self._with_called)
 
     def call(self, fn: Callable[..., Any], row: int) -> Any:
-        """What `fn` returns for that element. Raises SerializationError, or what the program's code raises."""
+        """Return the result of `fn` for that element.
+
+        Raises SerializationError, or whatever the program's code raises.
+        """
         if row in self._together:
             assert isinstance(fn, FreshCall)
             fn, objects = fn.unpickled()
@@ -172,14 +176,14 @@ class LoadedElements:
         return fn(*self.arguments(row))
 
     def arguments(self, row: int) -> list[Any]:
-        """Those of one element, which shares nothing with what is called; to be asked for once.
+        """Return the arguments of an element that shares nothing with the called object; ask only once for each.
 
-        Raises SerializationError, or what the program's code raises.
+        Raises SerializationError, or whatever the program's code raises.
         """
         return self._placed(row, self._loaded(row) if row in self._own else None)
 
     def _loaded(self, row: int, objects: dict[int, Any] | None = None) -> Any:
-        """What the pickle of that element holds. `objects` are those of what is called."""
+        """Return the content of that element's pickle; `objects` are those of the called object."""
         stream, buffers = self._columns[self._own[row][0]][row], self._buffers.of(row)
         try:
             if objects is None:
@@ -189,7 +193,7 @@ class LoadedElements:
             raise load_error("the arguments", exc) from exc
 
     def _placed(self, row: int, value: Any) -> list[Any]:
-        """The arguments of an element, of which `value` was pickled by itself."""
+        """Return the arguments of an element, of which those in `value` were pickled by themselves."""
         args = [column[row] for column in self._columns]
         own = self._own.get(row, ())
         if len(own) == 1:
@@ -200,7 +204,10 @@ class LoadedElements:
         return args
 
     def rows(self, start: int, stop: int) -> Iterator[list[Any]]:
-        """The arguments of the elements [start, stop). Raises Unloadable for one that cannot be had, and goes on."""
+        """Return an iterator over the arguments of the elements [start, stop).
+
+        It raises Unloadable for an element whose arguments cannot be loaded, and continues with the next one.
+        """
         return _Rows(self, start, stop)
 
 
@@ -229,7 +236,7 @@ class _Rows:
 
 
 class LoadedBuffers:
-    """Large buffers, where they have arrived. What several values refer to is copied for each."""
+    """Large buffers at the receiver. A buffer that several values use is copied for each."""
 
     def __init__(self, spans: dict[int, list[int]], parts: list[Buffer]) -> None:
         self._spans = spans
@@ -243,7 +250,7 @@ class LoadedBuffers:
         return bool(self._parts)
 
     def of(self, row: int) -> list[Buffer]:
-        """Those of that row, writable, and nobody else's."""
+        """Return that row's buffers, which are writable and belong to nobody else."""
         return [
             bytearray(part) if self._uses[number] > 1 or memoryview(part).readonly else part
             for number in self._spans.get(row, ())
@@ -252,7 +259,7 @@ class LoadedBuffers:
 
 
 def numbered(buffers: Buffers) -> tuple[dict[int, list[int]], list[pickle.PickleBuffer]]:
-    """By row the numbers of its buffers, and these, each once."""
+    """Return by row the numbers of its buffers, and the buffers, each once."""
     numbers: dict[int, int] = {}
     parts: list[pickle.PickleBuffer] = []
     spans: dict[int, list[int]] = {}
@@ -267,7 +274,7 @@ def numbered(buffers: Buffers) -> tuple[dict[int, list[int]], list[pickle.Pickle
 
 
 def in_bytes(payload: Payload) -> Payload:
-    """The payload in a form that can be pickled."""
+    """Return the payload in a form that can be pickled."""
     return payload if isinstance(payload, bytes) else tuple(map(bytes, buffers_of(payload)))
 
 
@@ -277,7 +284,7 @@ def in_bytes(payload: Payload) -> Payload:
 def calls(
     fn: Callable[..., Any], elements: LoadedElements | LoadedColumns, start: int, stop: int
 ) -> tuple[list[Any], Callable[[Any], Any]]:
-    """A list of stop - start items, and what to call with each of them to have `fn` called with those elements."""
+    """Return a list of stop - start items, and a function that calls `fn` with the element of an item."""
     if isinstance(elements, LoadedColumns):
         columns = elements.columns(start, stop)
         if len(columns) == 1:

@@ -1,8 +1,8 @@
-"""Atoms: values that can be shared between the elements of a `map` without anybody's noticing.
+"""Atoms: values that elements of a `map` can share without a visible difference.
 
-They never change, and hold nothing that may change. Elements of these kinds travel many in one pickle; every other
-value is pickled by itself (see `fixed`), so that no two elements ever share an object. Kinds are told by their exact
-type: an instance of a subclass may have attributes.
+They never change, and refer to nothing that may change. Elements of these kinds travel together in one pickle; every
+other value is pickled by itself (see `fixed`), so that no two elements ever share an object. Only the exact type
+counts, because an instance of a subclass may have attributes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 ATOMS: set[type] = {int, float, complex, bool, str, bytes, range, type(None), type(...), type(NotImplemented)}
-"""Grows by the kinds of KNOWN, and by numpy's scalars, as they are met."""
+"""The types of atoms; those of KNOWN, and numpy's scalars, are added when they are first met."""
 
 KNOWN = frozenset(
     (
@@ -31,29 +31,29 @@ KNOWN = frozenset(
         ("zoneinfo", "ZoneInfo"),
     )
 )
-"""Module and name of more atoms. Where nobody has imported the module, no value of the kind can come."""
+"""Module and name of further atoms. If nobody has imported the module, no value of the type exists."""
 
 ZONED = frozenset((("datetime", "datetime"), ("datetime", "time")))
-"""Atoms, if their time zone is one."""
+"""Module and name of types whose values are atoms if their time zone is one."""
 
 _zoned: set[type] = set()
-"""The kinds of ZONED that were met."""
+"""The types of ZONED that have been met."""
 
 CONTAINERS = frozenset((list, dict, set))
-"""Kinds that are fixed by a copy where all that they hold are atoms."""
+"""Types whose values are fixed by a copy if they contain only atoms."""
 
 NUMBERS = frozenset("biufcmMSU")
-"""Kinds of numpy's dtypes whose values are in the array itself, and have no names."""
+"""Kinds of numpy's dtypes whose values are in the array itself, and which have no field names."""
 
 SMALL_ARRAY = 64 * 1024
-"""Bytes below which an array is copied rather than pickled to fix it: larger ones have buffers beside the pickle."""
+"""Size in bytes below which an array is copied instead of pickled. Larger ones have buffers beside the pickle."""
 
 MAX_BY_LOOP = 4
-"""Items up to which a loop over them is faster than to have the set of their types."""
+"""Maximum number of items for which a loop is faster than the set of their types."""
 
 
 def is_atom(value: Any) -> bool:
-    """Whether it is one, or a tuple or frozenset of atoms."""
+    """Return whether the value is an atom, or a tuple or frozenset of atoms."""
     kind = type(value)
     if kind in ATOMS:
         return True
@@ -96,7 +96,7 @@ def _holds_atoms_deep_inside(value: Collection[Any]) -> bool:
 
 
 def holds_atoms(values: Collection[Any]) -> bool:
-    """Whether all are of a kind in ATOMS."""
+    """Return whether the types of all values are in ATOMS."""
     if len(values) > MAX_BY_LOOP:
         return set(map(type, values)) <= ATOMS
     for value in values:  # noqa: SIM110  (a generator takes twice as long)
@@ -106,9 +106,9 @@ def holds_atoms(values: Collection[Any]) -> bool:
 
 
 def copied(value: Any, kind: type) -> Any:
-    """A copy that nobody else has, of a container of atoms or a small array of numbers; None where it is neither.
+    """Return a copy of a container of atoms or of a small array of numbers, and None for anything else.
 
-    `kind` is its type.
+    `kind` is the value's type.
     """
     if kind is dict:
         for key, item in value.items():
@@ -123,14 +123,14 @@ def copied(value: Any, kind: type) -> Any:
 
 
 def depends_on_value(kind: type) -> bool:
-    """Whether values of that kind may be atoms, or be fixed by a copy, though others are not."""
+    """Return whether values of that type may be atoms or be fixed by a copy, depending on their contents."""
     return kind is tuple or kind is frozenset or kind in CONTAINERS or kind in _zoned or is_array(kind)
 
 
 def travel_together(column: list[Any], kinds: set[type]) -> bool:
-    """Whether values can be in one pickle, as long as no two of them are the same object; `kinds` are their types.
+    """Return whether values can be in one pickle as long as no two are the same object; `kinds` are their types.
 
-    That is so for atoms, for containers of atoms that are all of one kind, and for arrays of numbers.
+    This is so for atoms, for containers of atoms that are all of one type, and for arrays of numbers.
     """
     if kinds <= ATOMS:
         return True
@@ -143,7 +143,7 @@ def travel_together(column: list[Any], kinds: set[type]) -> bool:
             if items <= ATOMS:
                 return True
         elif is_array(kind):
-            # Arrays of one kind of numbers have the same object for it.
+            # Arrays of the same numbers usually share one dtype object, so there are few to check.
             dtypes = {id(dtype): dtype for dtype in map(DTYPE, column)}
             return all(map(is_of_numbers, dtypes.values()))
     return all(map(is_atom, column))
@@ -152,11 +152,11 @@ def travel_together(column: list[Any], kinds: set[type]) -> bool:
 DTYPE = attrgetter("dtype")
 
 _array: type | None = None
-"""That type, once it was met."""
+"""The type of numpy's arrays, once it has been met."""
 
 
 def is_array(kind: type) -> bool:
-    """Whether it is the type of numpy's arrays."""
+    """Return whether the type is that of numpy's arrays."""
     global _array
     if kind is _array:
         return True
@@ -167,12 +167,12 @@ def is_array(kind: type) -> bool:
 
 
 def is_of_numbers(dtype: Any) -> bool:
-    """Whether it is the dtype of numbers, times or text: such an array refers to no other object."""
+    """Return whether the dtype is that of numbers, times or text, so that the array refers to no other object."""
     return dtype.kind in NUMBERS and dtype.metadata is None
 
 
 def _is_at(kind: type, place: tuple[str, str]) -> bool:
-    """Whether it is what it says it is."""
+    """Return whether the type is found at its own module and name."""
     return getattr(sys.modules.get(place[0]), place[1], None) is kind
 
 

@@ -13,28 +13,28 @@ from typing import Any
 from jobrunner.fixed.atoms import DTYPE, SMALL_ARRAY, is_array, is_of_numbers, is_scalar_of_numpy
 
 SHORTEST = 16
-"""Values from which it pays."""
+"""Minimum number of values for which packing is faster."""
 
 SHORTEST_OF_NUMBERS = 256
-"""The same where they are numbers of the language, whose pickle is nearly as quick."""
+"""Minimum number of Python numbers for which packing is faster; their pickle is nearly as fast."""
 
 FLOAT, SHORT, LONG = "d", "i", "q"
-"""Codes of `struct`, for floats and for integers of 4 and 8 bytes."""
+"""Codes of `struct` for floats, and for integers of 4 and 8 bytes."""
 
 CODES: dict[type, tuple[str, ...]] = {float: (FLOAT,), int: (SHORT, LONG)}
 
 NUMERIC = frozenset("biufc")
-"""Kinds of numpy's dtypes of which every scalar is the same dtype, whatever its value."""
+"""Kinds of numpy's dtypes in which all scalars of one type have the same dtype, whatever their value."""
 
 _SEPARATOR = "\0"
 _SHAPE = attrgetter("shape")
 _IS_PLAIN = attrgetter("flags.carray")
-"""In the order of C, aligned, and writable."""
+"""A function that returns whether an array is in C order, aligned and writable."""
 _COPY = methodcaller("copy")
 
 
 def packed_column(column: list[Any], kind: type | None) -> Any:
-    """The column in another form, where `kind` is the type of all its values and that form is better."""
+    """Return the column in a packed form if that is faster; `kind` is the type of all its values, or None."""
     if kind is None or len(column) < SHORTEST:
         return column
     if kind is str:
@@ -68,7 +68,7 @@ def unpacked_column(column: Any, start: int = 0, stop: int | None = None) -> lis
 
 
 def length(column: Any) -> int:
-    """Values of what `packed_column` was given."""
+    """Return the number of values in a column that `packed_column` has returned."""
     if isinstance(column, tuple):
         return len(column[2]) // column[1]  # type: ignore[no-any-return]
     return column.count(_SEPARATOR) + 1 if isinstance(column, str) else len(column)
@@ -84,14 +84,14 @@ def _packed_numbers(column: list[Any], codes: tuple[str, ...]) -> Any:
 
 
 def _packed_arrays(column: list[Any]) -> Any:
-    """One array, with a dimension more: of arrays that are alike in all but their items."""
+    """Return one array with an additional dimension, if the arrays differ only in their items."""
     first = column[0]
     shape, dtype = first.shape, first.dtype
     alike = (
         shape
         and 0 < first.nbytes < SMALL_ARRAY
         and is_of_numbers(dtype)
-        and dtype.isnative  # as what numpy joins is
+        and dtype.isnative  # because numpy's join is native, too
         and set(map(_SHAPE, column)) == {shape}
         and set(map(id, map(DTYPE, column))) == {id(dtype)}
         and all(map(_IS_PLAIN, column))

@@ -1,7 +1,7 @@
-"""The elements of a `map`: how its input is read, and what a chunk of them gave.
+"""The elements of a `map`: its input, and the results of a chunk.
 
-Arguments are kept as columns, one list per iterable, and results as values and failures apart. Neither is a tuple per
-element: a list of plain values is what is read, pickled, sent and handed out fastest.
+Arguments are kept as columns, one list per iterable, and results as values and failures. There is no tuple per element,
+because lists of plain values are read, pickled, sent and delivered fastest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OF_ATOMS: dict[type, type] = {
     for empty, kind in ((range(0), int), ("", str), (b"", int))
     for one in (empty, iter(empty))
 }
-"""Types of iterables whose elements are numbers or strings, whatever they hold; and the type of these."""
+"""Types of iterables whose elements are always integers or strings, and the type of the elements."""
 
 _CONTAINERS: tuple[Any, ...] = ([], (), {}, set(), frozenset(), bytearray(), deque())
 _VIEWS: tuple[Any, ...] = ({}.keys(), {}.values(), {}.items())
@@ -35,23 +35,29 @@ STILL = frozenset(
         repeat,
     )
 )
-"""Iterables that run no code of the program's while they are read."""
+"""Types of iterables that run no code of the program while they are read."""
 
 
 class Input:
-    """The iterables of one `map`, read part by part. As for the built-in `map`, the shortest decides."""
+    """The iterables of one `map`, read part by part.
+
+    The shortest one determines the end, as with the built-in `map`.
+    """
 
     def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
         self.single = len(iterables) == 1
         self.still = all(map(_is_still, iterables))
-        """Nothing can change while elements are taken."""
+        """True if nothing can change while elements are taken."""
         self.atoms = [_OF_ATOMS.get(type(one)) for one in iterables]
-        """The type of all elements of each iterable, where its own type tells it."""
+        """The type of all elements of each iterable, if it follows from the iterable's type."""
         self._elements: Iterator[Any] = iter(iterables[0]) if self.single else zip(*iterables)  # noqa: B905
         self._failure: Exception | None = None
 
     def take(self, limit: int) -> Columns:
-        """The next elements, at most `limit`; no columns at the end. Where the input raises, it ends: see `check`."""
+        """Return at most `limit` next elements, or no columns at the end.
+
+        An exception of the input ends the input, see `check`.
+        """
         part: list[Any] = []
         try:
             part.extend(islice(self._elements, limit))
@@ -69,57 +75,59 @@ class Input:
         return islice(self._elements, limit)
 
     def fail(self, failure: Exception) -> None:
-        """The input has raised that. What it has yielded before is mapped, as the standard library does."""
+        """Note an exception of the input. Elements that it yielded before are mapped, as in the standard library."""
         self._failure = failure
 
     def check(self) -> None:
-        """Raise what the input has raised, once."""
+        """Raise the exception of the input, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
             try:
                 raise failure
             finally:
-                del failure  # it knows this frame, which would know it
+                del failure  # its traceback has this frame, which would refer to it
 
 
 def _is_still(iterable: Any) -> bool:
-    array = getattr(
-        sys.modules.get("numpy"), "ndarray", None
-    )  # it is in part there while another thread imports it
+    # The module is incomplete while another thread imports it.
+    array = getattr(sys.modules.get("numpy"), "ndarray", None)
     return type(iterable) in STILL or type(iterable) is array
 
 
 def rows(columns: Any, start: int, stop: int) -> Iterator[Sequence[Any]]:
-    """The arguments of the elements [start, stop), of `Columns`, or of what `fixed.load_elements` gives."""
+    """Return an iterator over the arguments of the elements [start, stop); `columns` may be loaded elements."""
     if hasattr(columns, "rows"):
         return columns.rows(start, stop)  # type: ignore[no-any-return]
     return zip(*[column[start:stop] for column in columns], strict=True)
 
 
 class Unloadable(Exception):
-    """The arguments of one element cannot be had. Its only argument says why: the failure of that element."""
+    """The error that the arguments of one element cannot be loaded; its only argument is that element's failure."""
 
 
 @dataclass(slots=True)
 class ElementResults:
-    """`values` has one entry per element, in order: None for those whose index is in `failures`."""
+    """The results of elements.
+
+    `values` has one entry per element, in order, which is None if the element's index is in `failures`.
+    """
 
     values: list[Any]
     failures: dict[int, BaseException] = field(default_factory=dict)
     final: set[int] | None = None
-    """Those of `failures` after which the call must not be tried again, as was told where it raised; None where nobody
-    has looked."""
+    """The indices in `failures` after which the call must not be tried again, as found where it raised; None: unknown.
+    """
 
     def __len__(self) -> int:
         return len(self.values)
 
     def add_failure(self, failure: BaseException) -> None:
-        """The next element has failed."""
+        """Add the failure of the next element."""
         self.failures[len(self.values)] = failure
         self.values.append(None)
 
     def part(self, start: int, stop: int) -> ElementResults:
-        """Those of the elements [start, stop)."""
+        """Return the results of the elements [start, stop)."""
         failures = {i - start: failure for i, failure in self.failures.items() if start <= i < stop}
         final = None if self.final is None else {i - start for i in self.final if start <= i < stop}
         return ElementResults(self.values[start:stop], failures, final)
@@ -130,7 +138,10 @@ def all_failed(failure: BaseException, count: int) -> ElementResults:
 
 
 def run_elements(fn: Callable[..., Any], elements: Iterable[Sequence[Any]]) -> ElementResults:
-    """Call `fn` for each, where calls share objects with the program; one that raises costs the others nothing."""
+    """Call `fn` for each element, where calls share objects with the program.
+
+    An element that raises does not affect the others.
+    """
     results = ElementResults([])
     left = iter(elements)
     while True:

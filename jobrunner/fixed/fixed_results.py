@@ -1,4 +1,4 @@
-"""Results of elements as they were when their call returned."""
+"""Results of elements, each in its state when its call returned."""
 
 from __future__ import annotations
 
@@ -68,27 +68,27 @@ def run_fixed(
 
 
 class FixedResults:
-    """Results, each as it was when its call returned."""
+    """Results of calls, each in its state when its call returned."""
 
     def __init__(self, files: tuple[str, ...], retry_on: bytes | None, count: int) -> None:
         """Create the results of `count` calls, which the code in `files` makes.
 
-        `retry_on` are the exceptions after which a call may be repeated, see serialization.dump_classes.
+        `retry_on` are the exceptions after which a call may be repeated, see `serialization.dump_classes`.
         """
         self.values: list[Any] = []
-        """A value that has a pickle of its own is this pickle, one that failed None. An atom may be appended here."""
+        """By call, the value, its own pickle, or None for a failed call. The caller may append an atom here."""
         self._keep = self.values.append
         self._own: list[int] = []
         self._added = 0
-        """Calls of `add`, 2 for more. After one alone all values are of `_first_kind`."""
+        """The number of calls of `add`, where 2 stands for more. After one call all values are of `_first_kind`."""
         self._first_kind: type | None = None
         self._own_kind: type | None = None
-        """A kind of which every value needs a pickle of its own: that of the last such value."""
+        """The type of the last value that needed a pickle of its own, if every value of that type needs one."""
         self._array_kind: type | None = None
         self._dtype: Any = None
-        """Of arrays of numbers that need no more than to be fresh: that of the last one that was looked at closely."""
+        """The dtype of the last array that was checked. Arrays with it need no pickle of their own if they are new."""
         self._arrays = 0
-        """Arrays of numbers among the values."""
+        """The number of arrays of numbers among the values."""
         self._buffers: Buffers = {}
         self._failures: dict[int, serialization.EncodedException] = {}
         self._final: set[int] = set()
@@ -98,9 +98,9 @@ class FixedResults:
         self._last = count - 1
 
     def add(self, value: Any) -> type | None:
-        """The next call has returned `value`. Its type, if all values of that type are atoms.
+        """Add the value that the next call has returned; return its type if all values of that type are atoms.
 
-        Raises SerializationError; then `add_failure` is due.
+        Raises SerializationError, after which `add_failure` must be called.
         """
         kind = type(value)
         if (
@@ -108,7 +108,7 @@ class FixedResults:
             and getrefcount(value) <= _FRESH
             and value.dtype is self._dtype
             and _owns_memory(value)
-        ):  # nobody else can change it before it is pickled with the others
+        ):  # nobody else can change the array before it is pickled with the others
             self._keep(value)
             self._arrays += 1
             return None
@@ -146,7 +146,7 @@ class FixedResults:
         return None
 
     def _fixed_array(self, value: Any, kind: type, is_fresh: bool) -> Any:
-        """The array, or a copy, that nobody changes any more; None where it needs a pickle of its own."""
+        """Return the array, or a copy, that nobody will change, and None if it needs a pickle of its own."""
         if not is_of_numbers(value.dtype):
             return None
         self._array_kind, self._dtype = kind, value.dtype
@@ -169,7 +169,7 @@ class FixedResults:
         self.values.append(stream)
 
     def add_failure(self, failure: BaseException) -> None:
-        """The next call has failed."""
+        """Add the failure of the next call."""
         row = len(self.values)
         if self._retry_on is not None and not serialization.is_one_of(failure, self._retry_on):
             self._final.add(row)
@@ -180,7 +180,7 @@ class FixedResults:
         self.values.append(None)
 
     def dump(self, store: Store | None = None) -> Payload:
-        """For `load_element_results`."""
+        """Return the payload for `load_element_results`."""
         own = None
         if self._own:
             own = self._own, *numbered(self._buffers), self._pickles.classes
@@ -188,7 +188,7 @@ class FixedResults:
         return serialization.dump_plain((values, self._failures, self._final, own), False, store)
 
     def _kind_of_all(self) -> type | None:
-        """The type of all values, if they have one and none has a pickle of its own."""
+        """Return the type of all values, and None if types differ or a value has a pickle of its own."""
         if self._arrays:
             return self._array_kind if self._arrays == len(self.values) else None
         return self._first_kind if self._added == 1 else None
@@ -201,7 +201,7 @@ class FixedResults:
 
 
 def load_element_results(payload: Payload) -> ElementResults:
-    """The results. One that cannot be unpickled has failed. Raises SerializationError."""
+    """Return the results; one that cannot be unpickled becomes a failure. Raises SerializationError."""
     values, encoded, final, own = serialization.load_plain(payload, "the results of a chunk")
     failures = {row: serialization.decode_exception(*parts) for row, parts in encoded.items()}
     values = unpacked_column(values)
@@ -226,7 +226,7 @@ def load_element_results(payload: Payload) -> ElementResults:
 
 
 def _owns_memory(array: Any) -> bool:
-    """Whether it shares its memory with nobody, and nobody can find it by a weak reference."""
+    """Return whether the array shares its memory with nobody and has no weak references."""
     return array.base is None and not getweakrefcount(array) and bool(array.flags.owndata)
 
 
@@ -241,4 +241,4 @@ def _references_of_fresh() -> int:
 
 
 _FRESH = _references_of_fresh()
-"""References that FixedResults.add counts where nobody but its caller has the value."""
+"""The reference count that FixedResults.add sees if only its caller has the value."""

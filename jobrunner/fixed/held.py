@@ -1,11 +1,12 @@
-"""Arguments of a `map` that share objects with what is called.
+"""Arguments of a `map` that share objects with the called object.
 
-A method of a graph, say, that is called for each of its nodes: in each call the node has to be one of the graph's. The
-object that is called travels once, and is unpickled anew for each call; elements that have some of its objects refer to
-these by their places in its pickle.
+For example, a method of a graph is called for each of its nodes: in each call the node must be one of the graph's own.
+The called object travels once, and is unpickled anew for each call; elements that contain some of its objects refer to
+them by their places in its pickle.
 
-That pickle is of the moment at which `map` was called. Where the program has changed the object since, an element that
-has some of its objects brings the object along as it is now: else it would find itself there as it was.
+That pickle has the state at the time when `map` was called. If the program has changed the object since, an element
+that contains some of its objects brings along the called object in its present state; otherwise the element would find
+itself there in its old state.
 """
 
 from __future__ import annotations
@@ -26,34 +27,35 @@ from jobrunner.protocol.wire.payloads import OUT_OF_BAND, Buffer
 
 
 class HeldObjects:
-    """Those of what is called."""
+    """The objects inside of the called object."""
 
     def __init__(self, held: Held) -> None:
         self._held = held
         self._places: dict[int, int] | None = None
-        """By id; None until the first argument comes that may be one of them."""
+        """The places of these objects, by id; None until the first argument comes that may be one of them."""
         self._apart: set[int] = set()
-        """The ids of those of which it was found out that calls can tell them from copies."""
+        """The ids of those that calls can distinguish from copies."""
         self._is_current: bool | None = None
-        """Whether what is called is as it was pickled; None while nobody has asked."""
+        """Whether the called object is still in the state of its pickle; None if that is not known."""
 
     def has(self, value: Any) -> bool:
-        """Whether this very object is one of them."""
+        """Return whether this very object is inside of the called object."""
         return self._matters(id(value)) if id(value) in self._by_id() else False
 
     @property
     def value(self) -> Any:
-        """What is called."""
+        """The called object."""
         return self._held.value
 
     def may_have_changed(self) -> None:
-        """Code of the program has run since the last element was taken."""
+        """Note that code of the program has run since the last element was taken."""
         self._is_current = None
 
     def is_current(self) -> bool:
-        """Whether what is called is as it was pickled."""
+        """Return whether the called object is still in the state of its pickle."""
         if self._is_current is None:
-            from jobrunner.errors import SerializationError  # here: a slot never needs it, and starts sooner
+            # imported here because slots never need it, and start sooner without it
+            from jobrunner.errors import SerializationError
 
             try:
                 self._is_current = dump_function(self._held.value).key == self._held.key
@@ -62,7 +64,7 @@ class HeldObjects:
         return self._is_current
 
     def has_one_of(self, ids: set[int]) -> bool:
-        """Whether one of the objects with these ids is one of them."""
+        """Return whether an object with one of these ids is inside of the called object."""
         return any(map(self._matters, self._by_id().keys() & ids))
 
     def dump(self, value: Any, buffers: list[memoryview]) -> bytes | None:
@@ -84,12 +86,12 @@ class HeldObjects:
             pickler = _SharingPickler(file, PROTOCOL, buffer_callback=apart_from(OUT_OF_BAND, buffers))
             pickler.places = places
             pickler.dump(value)
-        except Exception:  # the other picklers may be able to, or else say why not
+        except Exception:  # other picklers may succeed, or else they give the reason
             buffers.clear()
             return None
         stream = file.getvalue()
         if CONNECTION in stream or (self._held.has_parts and SCRIPT in stream):
-            # With the globals of the script, which it needs then, the object that is called is pickled otherwise.
+            # The object would need globals of the script, with which it is pickled in another way.
             buffers.clear()
             return None
         return stream
@@ -112,7 +114,7 @@ class HeldObjects:
 
 
 def _comes_out_as_itself(value: Any) -> bool:
-    """Whether nobody can tell it from what its pickle gives."""
+    """Return whether the value cannot be distinguished from the result of unpickling it."""
     if isinstance(value, (type, FunctionType, BuiltinFunctionType, ModuleType, re.Pattern)) or is_atom(value):
         return True
     for module, name in (("enum", "Enum"), ("logging", "Logger"), ("numpy", "dtype")):
@@ -123,14 +125,14 @@ def _comes_out_as_itself(value: Any) -> bool:
 
 
 class _Nowhere:
-    """What a pickler takes for a file."""
+    """A file for a pickler whose output is not needed."""
 
     def write(self, data: bytes) -> int:
         return len(data)
 
 
 def _is_in_band(buffer: pickle.PickleBuffer) -> bool:
-    return False  # nobody wants to have it
+    return False  # large buffers are not needed either
 
 
 class _SharingPickler(pickle.Pickler):
@@ -148,7 +150,10 @@ class _SharingUnpickler(pickle.Unpickler):
 
 
 def load_with(stream: bytes, buffers: Sequence[Buffer], objects: dict[int, Any]) -> Any:
-    """The value; `objects` are those of what is called, by their places. Raises whatever unpickling raises."""
+    """Return the value; `objects` are those of the called object, by their places.
+
+    Raises whatever unpickling raises.
+    """
     unpickler = _SharingUnpickler(io.BytesIO(stream), buffers=buffers)
     unpickler.objects = objects
     return unpickler.load()

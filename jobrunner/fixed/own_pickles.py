@@ -1,7 +1,7 @@
-"""Pickles of single values, one after the other: each is what it is at its moment, and shares no object with others.
+"""Pickles of single values, which show the state of each value at its moment and share no objects.
 
-A class that goes by value, for instance one that a function makes, is in none of them: it is pickled once, and the
-values refer to it by its number. To pickle it anew with each value would take longer than all the rest.
+A class that is pickled by value, for example one that a function creates, is in none of them. It is pickled once, and
+the values refer to it by its number, because pickling it with each value would take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jobrunner.protocol.wire.payloads import OUT_OF_BAND, Buffer
 from jobrunner.script.modes import PLAIN, Mode
 
 MAX_KNOWN = 8
-"""Classes that are referred to by the prefix of a pickle. There are seldom more of them in a value."""
+"""Maximum number of classes in the prefix of a pickle; a value seldom has more."""
 
 
 class OwnPickles:
-    """Makes them. `classes` are the pickles of the classes that they refer to."""
+    """A pickler for single values. `classes` are the pickles of the classes to which the values refer."""
 
     def __init__(self, mode: Mode = PLAIN) -> None:
         self._mode = mode
@@ -32,17 +32,20 @@ class OwnPickles:
         self.buffers: list[memoryview] = []
         """The large buffers of the value that was pickled last; they are not in its pickle."""
         self._numbers: dict[type, int | None] = {}
-        """Of classes; None for those that others import."""
+        """The number of each class, or None for a class that receivers import."""
         self._numbered_kind: type | None = None
-        """The last kind of a value that could not be pickled plainly: others of it are, once the classes are known."""
+        """The type of the last value that plain pickle could not pickle.
+
+        It can, as soon as the classes have numbers.
+        """
         self._knowing: Any = None
-        """The pickler for these, what it is to take for pickled before, and the mark of such pickles."""
+        """The pickler for values of that type, the memo with which it starts, and the mark of its pickles."""
         self._known: Any = None
         self._mark = b""
         self._parts: list[bytes] = []
 
     def dump(self, value: Any) -> bytes:
-        """The pickle of `value`. Raises whatever pickling raises."""
+        """Return the pickle of `value`. Raises whatever pickling raises."""
         if self.buffers:
             self.buffers = []
         try:
@@ -55,12 +58,12 @@ class OwnPickles:
                 and (SCRIPT not in stream or not self._mode.result or serialization.all_is_known())
             ):
                 return stream
-        except Exception:  # whatever it was, the other pickler may be able to, or else says why not
+        except Exception:  # the other pickler may succeed, or else it gives the reason
             pass
         return self._dump_by_value(value)
 
     def _dump_knowing(self, value: Any) -> bytes:
-        """The pickle of a value whose classes are numbered already, with a mark that says so."""
+        """Return the pickle of a value whose classes have numbers already, with the mark of such pickles."""
         pickler, parts = self._knowing, self._parts
         parts[:] = [self._mark]
         pickler.memo = self._known
@@ -71,12 +74,12 @@ class OwnPickles:
         before = len(self.classes)
         try:
             stream = self._dump_numbering(value)
-        except Exception:  # as above
+        except Exception:  # the next pickler may succeed, or else it gives the reason
             stream = SCRIPT
         if SCRIPT in stream or CONNECTION in stream:
             stream = self._dump_with_code(value)
         if len(self.classes) > before:
-            # The next value is most likely of these classes, too.
+            # The next value probably has these classes, too.
             self._know_classes()
             self._numbered_kind = type(value)
         return stream
@@ -100,7 +103,7 @@ class OwnPickles:
         return b"".join(parts)
 
     def _know_classes(self) -> None:
-        """Have the pickler take the classes for known, as if it had pickled them before: its pickles need `prefix`."""
+        """Enter the classes in the memo of a pickler, as if it had pickled them before; its pickles need `prefix`."""
         known = [kind for kind, number in self._numbers.items() if number is not None][:MAX_KNOWN]
         self._knowing = pickle.Pickler(_Sink(self._parts.append), PROTOCOL, buffer_callback=self._in_band)
         self._knowing.memo = {id(kind): (index, kind) for index, kind in enumerate(known)}
@@ -115,7 +118,7 @@ class OwnPickles:
         return False
 
     def _number_of(self, kind: type) -> int | None:
-        """Which of `classes` it is; None where it goes by reference."""
+        """Return the index of the class in `classes`, or None if it is pickled by reference."""
         if kind not in self._numbers:
             stream = serialization.dump_class_by_value(kind)
             self._numbers[kind] = None if stream is None else len(self.classes)
@@ -125,14 +128,14 @@ class OwnPickles:
 
 
 class _Sink:
-    """What a pickler takes for a file: nearly every pickle is written in one piece, which then is not copied again."""
+    """A file for a pickler. Nearly every pickle is written in one piece, so it is not copied again."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self.write = write
 
 
 class _NumberingPickler(pickle.Pickler):
-    """Refers to classes that go by value by their numbers, and pickles all else plainly."""
+    """A pickler that refers to classes by their numbers if they go by value, and pickles all else plainly."""
 
     number_of: Callable[[type], int | None]
 
@@ -157,16 +160,16 @@ def _script_pickler() -> Any:
 
 @functools.cache
 def prefix(count: int) -> bytes:
-    """What has to stand before a pickle that takes so many classes for known: it puts them into the memo, and no more.
+    """Return the opcodes that put this number of classes into the memo, and which must precede such a pickle.
 
-    Such a pickle is marked by their number, before its first byte.
+    Such a pickle is marked by that number, before its first byte.
     """
     name = __name__.encode()
     return b"\x80\x05" + b"".join(b"c%b\nclass_numbered\nK%c\x85R\x940" % (name, i) for i in range(count))
 
 
 class SharedClasses:
-    """The classes of some pickles, where these are loaded; each is unpickled when it is first asked for."""
+    """The classes to which pickles refer, at the receiver; each is unpickled when it is first needed."""
 
     def __init__(self, streams: Sequence[bytes]) -> None:
         self._streams = streams
@@ -186,19 +189,19 @@ _loading = _Loading()
 
 
 def class_numbered(number: int) -> type:
-    """What stands for a class in the pickles. Works while `load_own` runs."""
+    """Return the class to which a pickle refers by this number. Works only while `load_own` runs."""
     classes = _loading.classes
     if classes is None:
-        raise pickle.UnpicklingError("this pickle refers to a class that travels beside it")
+        raise pickle.UnpicklingError("this pickle refers to a class that is not in it; load it with load_own")
     return classes[number]
 
 
 load_alone = pickle.loads
-"""The value of a pickle that has no large buffers, and refers to no class by its number."""
+"""The function that loads a pickle without large buffers and without references to classes by numbers."""
 
 
 def load_own(stream: bytes, buffers: Sequence[Buffer], classes: SharedClasses | None) -> Any:
-    """The value of one of the pickles. Raises whatever unpickling raises."""
+    """Return the value of one of the pickles. Raises whatever unpickling raises."""
     if classes is None:
         return pickle.loads(stream, buffers=buffers) if buffers else pickle.loads(stream)
     if stream[0] <= MAX_KNOWN:

@@ -1,4 +1,4 @@
-"""Taking arguments from the iterables of a `map`."""
+"""The input of a `map` on backends that copy arguments."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from jobrunner.protocol.wire.payloads import Buffer
 
 
 class FixingInput:
-    """The iterables of one `map`, for backends that copy: `take` fixes what it takes."""
+    """The iterables of one `map`. `take` fixes the elements that it takes."""
 
     def __init__(self, elements: Input, held: Held | None = None) -> None:
-        """`held`: what is called, where elements may share objects with it."""
+        """Create the input. `held` is the called object, if elements may share objects with it."""
         self._elements = elements
         self._held = None if held is None else HeldObjects(held)
         self._pickles = OwnPickles()
         self._last: tuple[bytes, tuple[Buffer, ...]] = b"", ()
-        """The last pickle and its buffers, for the case that the next is equal, as with itertools.repeat."""
+        """The last pickle and its buffers, because the next may be equal, as with `itertools.repeat`."""
 
     def take(self, limit: int) -> tuple[FixedElements, dict[int, Exception]]:
         """Return at most `limit` next elements, and by row the reason why an element could not be pickled.
 
-        The input ends where it raises an exception, see `Input.check`.
+        An exception of the input ends the input, see `Input.check`.
         """
         if self._pickles.classes or self._pickles.names or self._last[0]:
             self._pickles = OwnPickles()  # each pack is complete by itself
@@ -40,7 +40,7 @@ class FixingInput:
         if self._held is not None:
             self._held.may_have_changed()
         if self._elements.still:
-            # Nothing of the program runs while these are taken, so all are pickled at the moment of the last.
+            # No code of the program runs while these are taken, so all are pickled after the last one.
             fixed.columns.extend(self._elements.take(limit))
             loose = self._loose(fixed)
             if len(loose) == 1 and self._held is None:
@@ -57,7 +57,7 @@ class FixingInput:
         return fixed, failures
 
     def _loose(self, fixed: FixedElements) -> tuple[int, ...]:
-        """The columns whose values need pickles of their own."""
+        """Return the columns whose values need pickles of their own."""
         loose, mutable = [], []
         columns, known = fixed.columns, fixed.kinds
         for index, column in enumerate(columns):
@@ -74,16 +74,17 @@ class FixingInput:
             ids = set(chain.from_iterable(map(id, columns[index]) for index in mutable))
             held = self._held is not None and self._held.has_one_of(ids)
             if loose or held or len(ids) < len(mutable) * len(columns[0]):
-                loose += mutable  # arguments of one element may share objects, those of two must not
+                # arguments of one element may share objects, but those of two elements must not
+                loose += mutable
         return tuple(sorted(loose)) if loose else ()
 
     def _copied(self, value: Any) -> Any:
-        """As `copied`, of what is not one of the objects that the called one holds."""
+        """Return `copied(value)`, and None for an object that is inside of the called object."""
         held = self._held
         return copied(value, type(value)) if held is None or not held.has(value) else None
 
     def _take_moving(self, limit: int, fixed: FixedElements, failures: dict[int, Exception]) -> None:
-        """Take from iterables that may change between two elements what they have yielded."""
+        """Take elements from iterables that may change earlier elements while they yield further ones."""
         columns = fixed.columns
         for args in self._elements.each(limit):
             if not columns:
@@ -101,7 +102,7 @@ class FixingInput:
                 self._fix(fixed, failures, row, values, loose, row < limit - 1)
 
     def _take_moving_single(self, limit: int, fixed: FixedElements, failures: dict[int, Exception]) -> None:
-        """As `_take_moving`, from one iterable."""
+        """Take elements like `_take_moving`, from a single iterable."""
         column: list[Any] = []
         append = column.append
         fixed.columns.append(column)
@@ -133,7 +134,10 @@ class FixingInput:
     def _fix_column(
         self, fixed: FixedElements, failures: dict[int, Exception], loose: tuple[int, ...]
     ) -> None:
-        """As `_fix` for each element, of one column: the shortest way for values without large buffers."""
+        """Fix each element of a single column.
+
+        This is `_fix` in the shortest form, for values without large buffers.
+        """
         pickles, column = self._pickles, fixed.columns[loose[0]]
         dump = pickles.dump
         last = b""
@@ -146,7 +150,7 @@ class FixingInput:
             if pickles.buffers:
                 self._fix(fixed, failures, row, (value,), loose, False)
             elif stream == last:
-                column[row] = last  # it travels once
+                column[row] = last  # equal pickles travel once
             else:
                 column[row] = last = stream
         self._last = last or self._last[0], self._last[1]
@@ -161,7 +165,10 @@ class FixingInput:
         loose: tuple[int, ...],
         copy: bool,
     ) -> None:
-        """Pickle `args`, the arguments of that row at the columns `loose`. `copy` the buffers: the input goes on."""
+        """Pickle `args`, the arguments of that row at the columns `loose`.
+
+        `copy` copies the buffers, because the input may change them before they are sent.
+        """
         pickles, columns, held = self._pickles, fixed.columns, self._held
         value = args[0] if len(args) == 1 else args
         buffers: list[memoryview] = []
@@ -182,7 +189,7 @@ class FixingInput:
             if buffers:
                 fixed.buffers[row] = self._shared(buffers, copy)
             if stream == self._last[0]:
-                stream = self._last[0]  # it travels once
+                stream = self._last[0]  # equal pickles travel once
             self._last = stream, fixed.buffers.get(row, ())
         fixed.own[row] = loose
         columns[loose[0]][row] = stream
@@ -195,13 +202,13 @@ class FixingInput:
         return held.is_current()
 
     def _shared(self, raw: Sequence[memoryview], copy: bool) -> tuple[Buffer, ...]:
-        """These buffers; where they equal those of the element before, these."""
+        """Return the buffers, or those of the previous element if they are equal."""
         last = self._last[1]
         parts: list[Buffer] = []
         for index, view in enumerate(raw):
             before = last[index] if index < len(last) else bytearray()
             if isinstance(before, memoryview):
-                # Both are of one moment: nothing can have changed it since.
+                # Both are views of the same moment, so neither has changed.
                 same = view.obj is before.obj and view.nbytes == before.nbytes
                 parts.append(before if same else view)
             elif not copy and len(before) != view.nbytes:

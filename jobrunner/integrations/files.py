@@ -1,9 +1,9 @@
-"""Large numpy arrays among the arguments of calls: on one host they go as files, which the slots map into memory.
+"""Large numpy arrays among the arguments of calls, which on one host are sent as files that the slots map into memory.
 
-An array is written once, however many calls have it among their arguments; its file goes when the array does, or the
-ArrayFiles. An array that is a file's already (`numpy.memmap`, or a view of one) goes by the file's name, so that what a
-call writes into it arrives. They are looked for in lists, tuples and dicts, to any depth; anywhere else an array is
-copied, as everything is.
+An array is written once, however many calls have it among their arguments; its file is removed together with the array
+or the ArrayFiles. An array that is a file already (`numpy.memmap`, or a view of one) is sent by the file's name, so
+that changes by a call reach the file. Arrays are found in lists, tuples and dicts, at any depth; anywhere else an array
+is copied, like all other objects.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class ArrayFiles:
         """Return `value` with its large arrays replaced; containers of such arrays are copied; raise OSError."""
         kind = getattr(
             sys.modules.get("numpy"), "ndarray", None
-        )  # in part there while another thread imports it
+        )  # the module is incomplete while another thread imports it
         if kind is None or not may_hold_futures((value,), {}, kind):
             return value
         return replace_futures(value, self._replaced, kind)
@@ -128,7 +128,7 @@ def _remove(written: dict[int, Any], key: int, path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
-        pass  # removed by somebody who tidies up
+        pass  # somebody else has removed it
 
 
 def _remove_all(written: dict[int, tuple[weakref.finalize[Any, Any], MappedArray]]) -> None:
@@ -143,7 +143,7 @@ def folder_for(size: int) -> str:
         if os.access(SHARED_MEMORY, os.W_OK) and memory.f_bavail * memory.f_frsize >= SHARE_OF_MEMORY * size:
             return SHARED_MEMORY
     except OSError:
-        pass  # there is none
+        pass  # there is no such folder
     return tempfile.gettempdir()
 
 

@@ -1,6 +1,6 @@
-"""Keeps numerical libraries in the slots from starting a thread for every CPU in each of them.
+"""Limits for the threads of numerical libraries in slots, which would otherwise start one for every CPU in each.
 
-A module of its own: it has to run in a slot before numpy is imported there, so it imports nothing.
+This is a module of its own, because it must run in a slot before numpy is imported there, so it imports nothing.
 """
 
 from __future__ import annotations

@@ -48,16 +48,18 @@ def find(address: str, roles: Sequence[str]) -> Identity | None:
     candidates = sorted((i for i in everyone if i.role in roles), key=lambda i: roles.index(i.role))
     for candidate in candidates:
         if any(same_address(address, known) for known in candidate.addresses):
-            # The best of those for this cluster: a worker on the coordinator's host does not make the operator less.
+            # The identity with the most rights in this cluster, so that a worker on the coordinator's host does not
+            # reduce the operator's rights.
             return next(other for other in candidates if other.server == candidate.server)
     host = address.removeprefix("tcp://").rpartition(":")[0]
     if is_loopback(host) or host == own_host():
-        # The cluster of this user on this host; whoever comes first makes its keys.
+        # This user's cluster on this host; the first program to come creates its keys.
         if not (own / "server.json").exists():
             keyring.open_keyring(own)
         return next((i for i in sorted(local(own), key=lambda i: i.role) if i.role in roles), None)
-    # Under another name than when it was joined? With one cluster there is no doubt, and with a wrong one no harm.
-    # Keys of this host's own that no coordinator was ever started with are no second cluster.
+    # The cluster may have another name than when it was joined. If there is only one cluster there is no doubt, and a
+    # wrong one does no harm. Keys of this host with which no coordinator was ever started do not count as a second
+    # cluster.
     if not (own / "address").exists():
         unused = {one.server for one in local(own)}
         candidates = [candidate for candidate in candidates if candidate.server not in unused]

@@ -53,7 +53,7 @@ def parse(text: str, where: str) -> Identity:
         for key in (identity.server, identity.public, identity.secret):
             from_text(key)
     except (ValueError, TypeError, AttributeError) as exc:
-        # What Python says of a constructor's arguments is no help to who looks into the file.
+        # Python's text about the arguments of a constructor does not help somebody who looks into the file.
         reason = f" ({exc})" if isinstance(exc, ValueError) else ""
         raise ConfigError(
             f"{where} does not contain a key of jobrunner{reason}; remove it, and join again"

@@ -1,12 +1,12 @@
-"""The line that lets a host join: where the coordinator is, its public key, and a secret that is soon worth nothing.
+"""The line that lets a host join: the coordinator's address and public key, and a short-lived secret.
 
     jobrunner://10.0.0.5:7077/SERVERKEY.SECRET
 
-The secret is that of a key pair of its own: the coordinator knows the public half, so whoever holds the line can prove
-it in the handshake, and the secret itself never travels and is written nowhere.
+The secret is that of a key pair of its own. The coordinator knows the public half, so the holder of the line can prove
+in the handshake that it has the secret, which itself is never sent and never written to a file.
 
 A line comes from standard input, a file or the environment. As an argument of a command it can be read by everybody on
-the host until it is overwritten (`process_list`), which is a moment after the command has started.
+the host until it is overwritten (`process_list`), a moment after the command has started.
 """
 
 from __future__ import annotations

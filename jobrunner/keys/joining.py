@@ -50,7 +50,7 @@ def still_known(own: Identity, invitation: Invitation, timeout: float) -> bool:
     except AuthenticationError:
         return False
     except CoordinatorLostError:
-        pass  # it may come yet
+        pass  # the answer may still come
     return True
 
 

@@ -127,7 +127,7 @@ class Keyring:
         """Return the holder of this public key; None if the key may not connect."""
         found = self._principals.get(key)
         if found is None:
-            self.look()  # it may be known since a moment ago
+            self.look()  # it may have become known a moment ago
             found = self._principals.get(key)
         if found is None or found.role != INVITED:
             return found
@@ -333,13 +333,22 @@ def default_folder() -> Path:
     return Path(os.environ.get("JOBRUNNER_KEYS") or config_folder() / "coordinator")
 
 
-def require(folder: Path) -> Keyring:
-    """Return the keys in this folder; raise ConfigError if no coordinator has keys there."""
-    if not (folder / "server.json").exists():
+def has_keys(folder: Path) -> bool:
+    return (folder / "server.json").exists()
+
+
+def check_keys(folder: Path) -> None:
+    """Raise ConfigError if no coordinator has keys in this folder."""
+    if not has_keys(folder):
         raise ConfigError(
             f"there are no keys of a coordinator in {folder}. Run `jobrunner keys` as the coordinator's user on its"
             " host. `jobrunner coordinator start` creates the keys; --keys FOLDER or JOBRUNNER_KEYS names their folder"
         )
+
+
+def require(folder: Path) -> Keyring:
+    """Return the keys in this folder; raise ConfigError if no coordinator has keys there."""
+    check_keys(folder)
     return open_keyring(folder)
 
 

@@ -44,7 +44,7 @@ def write_private(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{random_token()}")
     try:
         private_folder(path.parent)
-        # In a folder that others may write to, what is there under that name already is somebody else's.
+        # In a folder to which others may write, a file that already has that name is somebody else's.
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
             file.write(text)
@@ -65,7 +65,7 @@ def private_folder(path: Path) -> None:
 def check_own(folder: Path) -> None:
     """Raise ConfigError if others may put files into a folder, or restore earlier files there."""
     state, user = folder.stat(), os.geteuid()
-    strange = user != 0 and state.st_uid not in (user, 0)  # in containers, root is given folders of a user's
+    strange = user != 0 and state.st_uid not in (user, 0)  # in containers, root is given folders of a user
     if strange or state.st_mode & stat.S_IWOTH:
         raise ConfigError(
             f"the folder {folder} cannot hold keys, because others may write to it or own it (user {state.st_uid});"

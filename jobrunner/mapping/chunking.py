@@ -1,10 +1,9 @@
-"""How map cuts its input. Pure: measurements in, numbers of elements out.
+"""The sizes of packs and chunks of a map. Pure functions from measurements to numbers of elements.
 
-Two cuts are made. In the caller's thread the input becomes *packs*: elements that are pickled together, once.
-Later, as results come in, each pack is cut into *chunks*, and each chunk is one task. A chunk costs its task
-(some tens of microseconds) and the transfer of its whole pack, so packs are bounded in bytes; it delays its
-neighbours by its own duration, so chunks are bounded in time, and shrink at the end so that all slots finish
-together.
+The input is cut twice. In the caller's thread it becomes *packs*: elements that are pickled together, once. Later, as
+results arrive, each pack is cut into *chunks*, and each chunk is one task. A chunk costs its task (some tens of
+microseconds) and the transfer of its whole pack, so packs are limited in bytes. A chunk delays its neighbours by its
+own duration, so chunks are limited in time, and shrink at the end so that all slots finish together.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from jobrunner.protocol.tuning import (
 
 
 def window(slots: int) -> int:
-    """Chunks to have on their way: each slot has a next one at hand while outcomes travel."""
+    """Return the number of chunks under way, with which each slot has a next one while outcomes travel."""
     return 4 * slots + 4
 
 
 @dataclass
 class Chunking:
-    """The measurements of one map, and what follows from them."""
+    """The measurements of one map, and the sizes that follow from them."""
 
     per_call: float | None = None
-    """Seconds per call, a moving average; None until something was measured."""
+    """Seconds per call, as a moving average; None until something was measured."""
     longest: int = 1
-    """Elements of the longest chunk that was measured."""
+    """Number of elements of the longest measured chunk."""
     element_bytes: float = 0.0
     """Pickled bytes per element of the last pack."""
     taken: int = 0
-    """Elements packed so far."""
+    """Number of elements packed so far."""
 
     def packed(self, count: int, size: int) -> None:
         """Note that `count` elements gave a pack of `size` bytes."""
@@ -57,9 +56,9 @@ class Chunking:
         self.longest = max(self.longest, count)
 
     def pack_size(self) -> int:
-        """Elements of the next pack, at least 1.
+        """Return the number of elements of the next pack, at least 1.
 
-        The first packs are small, so that large elements are noticed and the slots get to work at once.
+        The first packs are small, so that large elements are noticed and the slots start working at once.
         """
         if self.per_call is None:
             size = min(1 + self.taken // 2, PACK_UNMEASURED)
@@ -72,7 +71,10 @@ class Chunking:
         return max(1, size)
 
     def chunk_size(self, slots: int, remaining: int | None = None) -> int:
-        """Elements of the next chunk, at least 1; `remaining` is how many are left, None if unknown."""
+        """Return the number of elements of the next chunk, at least 1.
+
+        `remaining` is the number of elements left, or None if unknown.
+        """
         if self.per_call is None:
             return 1
         size = min(int(CHUNK_SECONDS / self.per_call), CHUNK_GROWTH * self.longest)
@@ -83,28 +85,28 @@ class Chunking:
 
 
 def share(count: int, slots: int, pack_bytes: int) -> int:
-    """Elements of each chunk that `count` elements are cut into which a chunk gave back, at the most.
+    """Return the maximum size of the chunks into which `count` elements are cut that a chunk gave back.
 
-    It took longer than was thought, and nobody knows which of its elements will. So all slots get some, twice, as at
-    the end of an input; fewer where each chunk brings a large pack along.
+    That chunk took longer than expected, and nobody knows which of its elements take long. So all slots get some,
+    twice, as at the end of an input; there are fewer chunks if each has to carry a large pack.
     """
     chunks = min(2 * slots, max(2, SPREAD_BYTES // max(1, pack_bytes)))
     return max(1, count // chunks)
 
 
 def halves(start: int, stop: int) -> list[tuple[int, int]]:
-    """[start, stop), of at least two elements, in two."""
+    """Return the range [start, stop), which has at least two elements, as two ranges."""
     middle = (start + stop) // 2
     return [(start, middle), (middle, stop)]
 
 
 def cut(start: int, stop: int, most: int) -> list[tuple[int, int]]:
-    """[start, stop) in parts of `most` elements."""
+    """Return the range [start, stop) as ranges of at most `most` elements."""
     return [(begin, min(begin + most, stop)) for begin in range(start, stop, most)]
 
 
 def around(guilty: int | None, start: int, stop: int) -> list[tuple[int, int]]:
-    """[start, stop) with the guilty element by itself; in halves where it is not known."""
+    """Return the range [start, stop) with the guilty element apart, or as halves if it is unknown."""
     if guilty is None or not start <= guilty < stop:
         return halves(start, stop)
     spans = [(start, guilty), (guilty, guilty + 1), (guilty + 1, stop)]

@@ -1,6 +1,6 @@
-"""Pauses of elements of a `map` that raised and are to run again.
+"""The pauses of elements of a `map` that raised an exception and will run again.
 
-One timer waits for the pause that ends first; there is none while nothing pauses.
+One timer waits for the pause that ends first; there is no timer while nothing pauses.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 class Pauses(Generic[T]):
-    """Items with the time at which each goes on. Thread-safe; `resume` is called in a thread of its own."""
+    """Items and the times at which they continue. Thread-safe; `resume` is called in a thread of its own."""
 
     def __init__(
         self, resume: Callable[[list[T]], None], timer: type[threading.Timer] = threading.Timer
     ) -> None:
         self._resume = resume
         self._make_timer = timer
-        # Reentrant: the garbage collector may cancel a map in a thread that is in here.
+        # The lock is reentrant, because the garbage collector may cancel a map in a thread that holds it.
         self._lock = forks.lock()
         self._numbers = itertools.count()
         self._pausing: list[tuple[float, int, T]] = []
@@ -33,7 +33,7 @@ class Pauses(Generic[T]):
         self._timer_at = 0.0
 
     def add(self, item: T, seconds: float) -> None:
-        """`resume` the item after so many seconds."""
+        """Call `resume` with the item after this number of seconds."""
         with self._lock:
             heapq.heappush(self._pausing, (time.monotonic() + seconds, next(self._numbers), item))
             started = self._arm()
@@ -41,7 +41,7 @@ class Pauses(Generic[T]):
             self._resume(self.clear())
 
     def clear(self) -> list[T]:
-        """All items that pause, which are not resumed any more."""
+        """Remove and return all pausing items, for which `resume` is not called any more."""
         with self._lock:
             items = [item for _, _, item in self._pausing]
             self._pausing.clear()
@@ -74,7 +74,7 @@ class Pauses(Generic[T]):
     def _ring(self, timer: threading.Timer) -> None:
         with self._lock:
             if self._timer is not timer:
-                return  # another one came before it
+                return  # another timer came before this one
             self._timer = None
             due = []
             now = time.monotonic()

@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError
 from jobrunner.backends.lifetime import Cancellable, Lifetime
 from jobrunner.errors import JobRunnerError, wait_timeout
 from jobrunner.fixed.elements import ElementResults
+from jobrunner.system import conditions
 
 
 class Progress:
@@ -40,7 +41,7 @@ class Progress:
         self._results: dict[int, ElementResults] = {}
         self._taken_out = 0
         """Where the chunk ends whose results are being handed out."""
-        self._arrived = threading.Condition(lock)
+        self._arrived = conditions.Condition(lock)
         self._awaited = -1
         """The position that the consumer waits for."""
 

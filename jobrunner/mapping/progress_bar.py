@@ -32,7 +32,7 @@ def progress(
     unfinished = set(futures)
     total = len(unfinished)
     finished = as_completed(unfinished)
-    del futures, unfinished  # nothing here refers to a Future that has been handed out
+    del futures, unfinished  # do not keep references to Futures that have been delivered
     with bar() as drawn:
         line = drawn.add_task(description, total=total)
         while given := list(islice(finished, 1)):
@@ -68,7 +68,8 @@ def bar() -> Iterator[rich.progress.Progress]:
         rich.progress.TimeElapsedColumn(),
         rich.progress.TimeRemainingColumn(),
     )
-    # In a notebook rich draws with ipywidgets, and warns where they are missing: without them, a line at the end.
+    # In a notebook rich draws with ipywidgets and warns if they are missing. Without them, a line is printed at the
+    # end.
     in_notebook = None if importlib.util.find_spec("ipywidgets") else False
     console = rich.console.Console(stderr=True, force_jupyter=in_notebook)
     with rich.progress.Progress(*columns, console=console) as drawn:

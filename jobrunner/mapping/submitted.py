@@ -1,8 +1,7 @@
-"""map through a `submit` that the program replaced, or overrode in a subclass: the calls go through it, one by one.
+"""A map through a `submit` that the program has replaced or overridden in a subclass, call by call.
 
-That is what `concurrent.futures` does, and what wrappers rely on that count calls, limit them or show them. With a
-given `chunksize`, and where calls run in other processes, a call of `submit` stands for a chunk, as in
-ProcessPoolExecutor.
+`concurrent.futures` works this way, and wrappers that count, limit or show calls rely on it. If `chunksize` is given
+and calls run in other processes, a call of `submit` runs a whole chunk, as in ProcessPoolExecutor.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from jobrunner.system import forks
 
 
 class SubmittedMap:
-    """One call of `Executor.map`; as `mapping.MapRun`."""
+    """One call of `Executor.map`, with the same methods as `mapping.run.MapRun`."""
 
     def __init__(
         self, submit: Callable[..., Future[Any]], fn: Callable[..., Any], chunksize: int = 1
@@ -42,7 +41,7 @@ class SubmittedMap:
     # --- taking the input -----------------------------------------------------------------------------------
 
     def take_all(self, elements: Input) -> None:
-        """Take the whole input, up to where it raises (see `Input.check`). Raises what `submit` raises."""
+        """Take the whole input, until it ends or raises (see `Input.check`). Raises whatever `submit` raises."""
         while not self.complete:
             self._take(elements)
 
@@ -89,7 +88,7 @@ class SubmittedMap:
     # --- the consumer ---------------------------------------------------------------------------------------
 
     def results(self, deadline: float | None, refill: Callable[[int], None] | None = None) -> Iterator[Any]:
-        """See MapRun.results."""
+        """Yield the results in input order, like MapRun.results."""
         position = 0
         try:
             while self._futures:
@@ -99,7 +98,7 @@ class SubmittedMap:
                 self._taken_out = position + count
                 values, failures = outcome.values, outcome.failures
                 del future, outcome
-                values.reverse()  # each is released when it is handed out
+                values.reverse()  # so that each is released when it is delivered
                 for index in range(count):
                     position += 1
                     if index in failures:
@@ -115,16 +114,16 @@ class SubmittedMap:
         try:
             value = future.result(None if deadline is None else deadline - time.monotonic())
         except (TimeoutError, FutureTimeoutError):
-            if future.done():  # it is what the call raised
+            if future.done():  # the call itself raised it
                 raise
             late = True
-        if late:  # raised here, where it gets no context
+        if late:  # raised outside of the except clause, so that it has no context
             unfinished = self.taken - self.done
-            raise wait_timeout(f"{unfinished} of {self.taken} calls of map are not done in time")
+            raise wait_timeout(f"{unfinished} of {self.taken} calls of map did not finish in time")
         return value if isinstance(value, ElementResults) and self._chunksize > 1 else ElementResults([value])
 
     def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:
-        """See MapRun.buffered_results."""
+        """Yield the results while the input is read, like MapRun.buffered_results."""
 
         def refill(handed_out: int) -> None:
             while not self.complete and self.taken - handed_out + self._chunksize <= buffersize:
@@ -136,23 +135,23 @@ class SubmittedMap:
         return self.results(deadline, refill)
 
     def ready(self, position: int) -> bool:
-        """See MapRun.ready."""
+        """Return whether the result after `position` is there, like MapRun.ready."""
         return position < self._taken_out or not self._futures or self._futures[0][0].done()
 
     def at_end_of_chunk(self, position: int) -> bool:
-        """See MapRun.at_end_of_chunk."""
+        """Return whether `position` is at the end of a chunk, like MapRun.at_end_of_chunk."""
         return position == self._taken_out
 
     def cancel(self) -> None:
-        """Cancel what has not started."""
+        """Cancel all calls that have not started."""
         while self._futures:
             self._futures.pop()[0].cancel()
 
     def abandon(self) -> None:
-        """As `cancel`."""
+        """Cancel all calls that have not started."""
         self.cancel()
 
 
 def run_chunk(fn: Callable[..., Any], elements: LoadedElements | LoadedColumns) -> FixedResults:
-    """The call that stands for a chunk: its result, at the program, is an ElementResults."""
+    """Run a chunk in one call; the program receives its result as an ElementResults."""
     return run_fixed(fn, elements, 0, len(elements))

@@ -1,1 +1,1 @@
-"""Calls that are made in calls: how their waits let the slot be used meanwhile."""
+"""Calls that are made in calls, whose waits yield the slot to others."""

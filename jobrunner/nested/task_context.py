@@ -43,7 +43,7 @@ class Task:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the task is to stop: it was cancelled or exceeded its time limit, and caught KeyboardInterrupt."""
+        """Whether the task must stop: it was cancelled or exceeded its time limit, and caught KeyboardInterrupt."""
         return self._asked()
 
 

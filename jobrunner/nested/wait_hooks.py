@@ -1,12 +1,12 @@
-"""How the code that waits for a Future tells its context that it is waiting.
+"""The hook by which code that waits for a Future tells its context so.
 
-A task that waits for tasks of its own would hold its slot idle, and with every slot waiting nothing could run. So a
-slot (and a thread of the "threads" backend) installs a hook here, and every wait of this package goes through
+If a task that waits for tasks of its own kept its slot, the slot would be idle, and if every slot waited nothing could
+run. So a slot (and a thread of the "threads" backend) installs a hook here, and every wait of this package goes through
 `waiting()`: while it lasts, the task yields its slot to another one.
 
-Waits of others (`concurrent.futures.wait`, `asyncio.wrap_future`) do not come through here, nor do those in threads
-that a task has started. For them the context keeps an eye on the calls that its task has submitted: whoever has
-unfinished ones is a `Caller`, and says when it gets its first.
+Other waits (`concurrent.futures.wait`, `asyncio.wrap_future`) do not go through this module, nor do those in threads
+that a task has started. For them the context watches the calls that its task has submitted: a submitter with unfinished
+calls is a `Caller`, and reports its first one.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def depth() -> int:
 
 
 def watch_callers(watch: Callable[[Caller], None] | None) -> None:
-    """Have `watch` called, in any thread, with each Caller that gets its first unfinished call; None ends this."""
+    """Call `watch`, in any thread, with each Caller that gets its first unfinished call; None ends this."""
     global _watch
     _watch = watch
 

@@ -1,1 +1,1 @@
-"""What pickling and unpickling need, whatever is pickled: loading, errors, the modules that a pickle names."""
+"""Pickling and unpickling of any objects: loading, errors, and the modules that a pickle refers to."""

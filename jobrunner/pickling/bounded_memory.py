@@ -1,4 +1,4 @@
-"""A bounded memory of what was found out before."""
+"""A cache with limits on its number of values and their size."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ V = TypeVar("V")
 
 
 class Kept(Generic[K, V]):
-    """The values that were put there last, at most so many, of at most so many bytes together.
+    """A cache of the values that were put there last, limited in number and in total bytes.
 
-    A value that alone has more bytes is not kept.
+    A value that alone exceeds the limit is not kept.
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
@@ -26,7 +26,7 @@ class Kept(Generic[K, V]):
         return None if found is None else found[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """`size` in bytes, about."""
+        """Put a value there; `size` is its approximate size in bytes."""
         before = self._values.pop(key, None)
         if before is not None:
             self._bytes -= before[1]

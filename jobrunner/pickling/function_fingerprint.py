@@ -1,10 +1,11 @@
-"""What a function that travels by value depends on, so that one which is as it was need not be pickled again.
+"""The fingerprint of a function that is sent by value: the objects that its pickle depends on.
 
-cloudpickle takes some 50 us for a lambda, and the same lambda is often sent thousands of times. Its pickle holds the
-code, the defaults, what the closure holds and the globals that the code names. `function_fingerprint` collects these
-objects. Where all of them are of kinds that cannot change inside (numbers, strings, modules, functions that are
-importable or are looked into themselves), the same objects mean the same pickle. Where any other is among them, a list
-say, there is no fingerprint, and the function is pickled at each call: a changed closure never runs stale.
+A function is not pickled again while they are the same. cloudpickle takes some 50 us for a lambda, and the same lambda
+is often sent thousands of times. Its pickle contains the code, the defaults, the contents of the closure and the
+globals that the code names; `function_fingerprint` collects these objects. If all of them are of kinds that cannot
+change inside (numbers, strings, modules, functions that are importable or are examined themselves), the same objects
+mean the same pickle. If another object is among them, such as a list, there is no fingerprint, and the function is
+pickled at each call, so a changed closure never runs in its old state.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 Fingerprint = list[Any]
-"""Objects, to be compared by identity, in an order that depends on the code alone."""
+"""Objects that are compared by identity; their order depends on the code alone."""
 
 ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None), type(...)))
 
 MAX_DEPTH = 4
-"""Functions inside of functions that are looked into."""
+"""Maximum depth of functions inside of functions that are examined."""
 
 _MOST = 255
 _COUNTS = tuple(object() for _ in range(_MOST + 1))
-"""Stand for how many of something follow; so many values of one kind are not taken for another's."""
+"""Markers for the number of values that follow, so that values of one kind are not taken for those of another."""
 
 _MISSING = object()
 _ITSELF = object()
 
 
 class _Changeable(Exception):
-    """Something in it may change without being another object."""
+    """The signal that a value may change without becoming another object."""
 
 
 def function_fingerprint(fn: FunctionType, by_value: frozenset[str]) -> Fingerprint | None:
-    """All that the pickle of `fn` depends on; None if there is more to it than can be told by identity.
+    """Return all objects that the pickle of `fn` depends on, or None if identity does not suffice.
 
-    `by_value` are the modules that are not to be taken for importable.
+    `by_value` are the modules that do not count as importable.
     """
-    # Which submodules of a package are imported is part of a pickle.
+    # A pickle depends on which submodules of a package are imported.
     fingerprint: Fingerprint = [len(sys.modules)]
     try:
         _add_function(fn, fingerprint, (), by_value)
@@ -53,12 +54,18 @@ def same(first: Fingerprint, second: Fingerprint) -> bool:
 
 
 def is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
-    """`isinstance`, but for what the value says of itself: a proxy has the `__class__` of another object, or none."""
+    """Return whether the value's real type is one of `kinds`.
+
+    `isinstance` also asks the value: a proxy has the `__class__` of another object, or none.
+    """
     return issubclass(type(value), kinds)
 
 
 def attribute_of(value: Any, name: str) -> Any:
-    """An attribute of its own, None if it has none. Its `__getattr__` is not asked, which may do and raise anything."""
+    """Return an attribute of the value itself, or None.
+
+    The value's `__getattr__` is not called, because it may do and raise anything.
+    """
     get: Any = type.__getattribute__ if is_of(value, type) else object.__getattribute__
     try:
         return get(value, name)
@@ -67,7 +74,7 @@ def attribute_of(value: Any, name: str) -> Any:
 
 
 def is_importable(value: Any, by_value: frozenset[str]) -> bool:
-    """Whether another process finds this very function or class under its module and name."""
+    """Return whether another process finds this very function or class under its module and name."""
     module, name = getattr(value, "__module__", None), value.__qualname__
     if module is None or module in ("__main__", "__mp_main__") or module not in sys.modules:
         return False
@@ -103,7 +110,7 @@ def _add_function(
     for cell in fn.__closure__ or ():
         try:
             value = cell.cell_contents
-        except ValueError:  # it is empty
+        except ValueError:  # the cell is empty
             value = _MISSING
         _add(value, fingerprint, inside, by_value)
     for name in _names_in(code):
@@ -124,7 +131,7 @@ def _add(value: Any, fingerprint: Fingerprint, inside: tuple[Any, ...], by_value
         fingerprint.append(value)
     elif kind is BuiltinFunctionType:
         if not isinstance(getattr(value, "__self__", None), (ModuleType, type(None))):
-            raise _Changeable  # a method of some object
+            raise _Changeable  # a method of an object
         fingerprint.append(value)
     elif kind is FunctionType:
         if any(value is outer for outer in inside):
@@ -146,7 +153,7 @@ MAX_CODES = 1000
 
 
 def _names_in(code: CodeType) -> tuple[str, ...]:
-    """Names that the code and those inside of it look up, of globals and attributes."""
+    """Return the names of globals and attributes that the code, including nested code, looks up."""
     known = _names.get(code)
     if known is None:
         found = dict.fromkeys(code.co_names)

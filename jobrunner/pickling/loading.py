@@ -1,4 +1,4 @@
-"""From bytes back to objects, and the errors of those that cannot be had."""
+"""The way from bytes back to objects, and the errors of objects that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ NO_PARTS: Mapping[bytes, Payload] = MappingProxyType({})
 
 
 class Held(NamedTuple):
-    """An object that is called and that is an argument of the call, as it was pickled."""
+    """A called object in pickled form; the object is an argument of each call."""
 
     stream: bytes
     referenced: list[Any]
-    """Objects to which it refers by name."""
+    """Objects to which the pickle refers by name."""
     names: tuple[str, ...]
-    """Globals of the script that it needs."""
+    """Globals of the script that the object needs."""
     objects: list[Any]
-    """All that its pickle may refer to a second time, in that order. They are what `FreshCall.unpickled` gives."""
+    """All objects to which the pickle may refer a second time, in that order; `FreshCall.unpickled` returns the same.
+    """
     has_parts: bool
-    """Large buffers of it travel apart."""
+    """Whether large buffers of the object travel apart."""
     value: Any
     """The object itself."""
     key: bytes
-    """Of the definition that was made of it."""
+    """The key of the definition of the object."""
 
 
 class FreshCall:
-    """An object that is called, and that is an argument of the call: it is unpickled anew for each."""
+    """A called object that is an argument of the call, so it is unpickled anew for each call."""
 
     def __init__(self, stream: Buffer, parts: Mapping[bytes, Payload]) -> None:
         self._stream = stream
@@ -45,7 +46,7 @@ class FreshCall:
         return _load_target(self._stream, self._parts, pickle.loads)(*args, **kwargs)
 
     def unpickled(self) -> tuple[Callable[..., Any], dict[int, Any]]:
-        """A new one, and by their places its objects, see `Held.objects`. Raises SerializationError."""
+        """Return a new copy, and its objects by their places, see `Held.objects`. Raises SerializationError."""
         unpicklers: list[Any] = []
 
         def take(stream: Buffer, buffers: Iterable[Buffer]) -> Any:
@@ -57,7 +58,7 @@ class FreshCall:
 
 
 def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
-    """The function in a pickle; if it is `fresh`, one that is unpickled anew for each call.
+    """Return the function in a pickle; if it is `fresh`, it is unpickled anew for each call.
 
     Raises SerializationError.
     """
@@ -69,12 +70,12 @@ def _load_target(stream: Buffer, parts: Mapping[bytes, Payload], take: Any) -> C
         buffers = [own_buffer(part) for part in parts.values()]
         fn: Callable[..., Any] = take(stream, buffers=buffers)
     except (Exception, SystemExit) as exc:
-        raise load_error("the function, or what it holds,", exc) from exc
+        raise load_error("the function, or an object in it,", exc) from exc
     return fn
 
 
 def load_global(name: str, payload: Payload) -> Any:
-    """The value of a global of the script. Raises SerializationError."""
+    """Return the value of a global of the script. Raises SerializationError."""
     try:
         if isinstance(payload, bytes):
             return loads(payload)
@@ -85,22 +86,22 @@ def load_global(name: str, payload: Payload) -> Any:
 
 
 class ScriptUnpickler(pickle.Unpickler):
-    """For pickles that refer to globals of the script: see `SharingPickler.persistent_id`."""
+    """An unpickler for pickles that refer to globals of the script, see `SharingPickler.persistent_id`."""
 
     find_global: Callable[[str, str], Any]
-    """Set by `script.makers`: a program's token and a name, to the value."""
+    """A function from a program's token and a name to a value, which `script.makers` sets."""
 
     def persistent_load(self, place: tuple[str, str]) -> Any:
         return self.find_global(*place)
 
 
 def loads(stream: Buffer, buffers: Iterable[Buffer] = ()) -> Any:
-    """What a pickle of the script's functions, classes and globals holds. Raises whatever unpickling raises."""
+    """Return the content of a pickle of the script's objects. Raises whatever unpickling raises."""
     return ScriptUnpickler(io.BytesIO(stream), buffers=buffers).load()
 
 
 def apart_from(least: int, large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    """The callback of a pickler that is to put buffers of at least so many bytes into `large`, not into the pickle."""
+    """Return a pickler's callback that puts buffers of at least `least` bytes into `large` instead of the pickle."""
 
     def in_band(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
@@ -113,7 +114,7 @@ def apart_from(least: int, large: list[memoryview]) -> Callable[[pickle.PickleBu
 
 
 def own_buffer(payload: Payload) -> Buffer:
-    """The bytes of a part, for one function alone: others that have the same part must not see what it writes."""
+    """Return the bytes of a part for one function alone, because functions must not see what others write there."""
     if isinstance(payload, MappedPayload):
         return payload.views()[0]
     return bytearray(payload if isinstance(payload, bytes) else payload[0])
@@ -127,13 +128,12 @@ def load(payload: Payload) -> Any:
 
 
 def _writable(buffers: Iterable[Buffer]) -> list[Buffer]:
-    # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is
-    # that was pickled in band.
+    # Pickle itself knows which objects were read-only. The buffers that it gets must be writable, like those in band.
     return [bytearray(part) if memoryview(part).readonly else part for part in buffers]
 
 
 def error(message: str, *causes: BaseException, otherwise: str = "") -> SerializationError:
-    """Also an instance of the classes of `causes`, for programs that catch these; see `serialization_error`."""
+    """Return an error that is also an instance of the classes of `causes`, see `serialization_error`."""
     from jobrunner.pickling.pickling_errors import (
         serialization_error,
     )  # here: a slot whose tasks succeed never needs it
@@ -142,9 +142,9 @@ def error(message: str, *causes: BaseException, otherwise: str = "") -> Serializ
 
 
 def load_error(what: str, exc: BaseException) -> SerializationError:
-    """Also a BrokenProcessPool: the standard library's pool does not survive a value that does not unpickle.
+    """Return an error that is also a BrokenProcessPool, because a bad value breaks the standard library's pool.
 
-    Raises a MemoryError instead: it says nothing about the value, and there may be no memory for what this imports.
+    A MemoryError is raised instead, because it says nothing about the value, and the imports here may need memory, too.
     """
     if isinstance(exc, MemoryError):
         raise exc
@@ -167,9 +167,9 @@ def type_name(value: Any) -> str:
 
 
 def describe(exc: BaseException) -> str:
-    """Type and text of an exception, in one line where its text is one."""
+    """Return the type and text of an exception, in one line if its text has one line."""
     try:
         text = str(exc)
     except Exception:
-        text = "<its text cannot be had: str() fails>"
+        text = "<its text is unknown, because str() fails>"
     return f"{type_name(exc)}: {text}" if text else type_name(exc)

@@ -1,8 +1,8 @@
-"""Errors of pickling that are also what pickling raised, for programs that catch that.
+"""Errors of pickling that are also instances of the original error's class, for programs that catch that.
 
-Where an argument cannot be pickled, the standard library's pool hands out whatever `pickle` raised: a TypeError for a
-lock, the user's own exception from a `__reduce__`. Here that is the cause of a SerializationError, which names the
-argument. So that `except TypeError` goes on catching it, the error is of a class that derives from both.
+If an argument cannot be pickled, the standard library's pool reports whatever `pickle` raised: a TypeError for a lock,
+or the user's own exception from a `__reduce__`. Here that is the cause of a SerializationError, which names the
+argument. The error's class derives from both, so that `except TypeError` still catches it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import Any
 from jobrunner.errors import SerializationError
 
 MAX_CLASSES = 128
-"""Combinations of classes that are kept."""
+"""Maximum number of cached combinations of classes."""
 
 HEAP_TYPE = 1 << 9
-"""Py_TPFLAGS_HEAPTYPE: the class was made by Python code."""
+"""The flag Py_TPFLAGS_HEAPTYPE of a class that Python code has created."""
 
 
 def serialization_error(message: str, *causes: BaseException, otherwise: str = "") -> SerializationError:
-    """A SerializationError that is also an instance of the classes of `causes`, as far as that is possible.
+    """Return a SerializationError that is also an instance of the classes of `causes`, as far as that is possible.
 
-    It has the attributes of the last of them, and prints as `message` with what can be done: what is known
-    for the causes, else `otherwise`.
+    It has the attributes of the last cause. Its text is `message` and advice: that for the causes if there is any, else
+    `otherwise`.
     """
     advice = next(filter(None, map(_advice, causes)), otherwise)
-    if advice not in message:  # where a cause is such an error itself, the message has it
+    if advice not in message:  # if a cause is such an error itself, the message already has the advice
         message += advice
     kinds: list[type[BaseException]] = []
     for cause in causes:
-        if isinstance(cause.__cause__, RecursionError):  # of which cloudpickle makes a PicklingError
+        if isinstance(cause.__cause__, RecursionError):  # cloudpickle turns it into a PicklingError
             cause = cause.__cause__
         kind = type(cause)
-        # An interrupt is none that a program means when it catches one.
+        # A program that catches an interrupt does not mean this error.
         if issubclass(kind, Exception) and not issubclass(SerializationError, kind) and kind not in kinds:
             kinds.append(kind)
     while kinds:
@@ -47,22 +47,22 @@ def serialization_error(message: str, *causes: BaseException, otherwise: str = "
 
 
 def _advice(cause: BaseException) -> str:
-    """What to do about objects of multiprocessing, which say themselves only that they refuse."""
+    """Return advice about objects of multiprocessing, whose own errors say only that they refuse."""
     if isinstance(cause, RuntimeError) and "between processes through inheritance" in str(cause):
         return (
-            "; where calls run on this host, an initializer can take it (initializer=..., initargs=...); what a"
-            " multiprocessing.Manager() makes in its place can be sent"
+            "; if calls run on this host, pass it to an initializer (initializer=..., initargs=...); the"
+            " corresponding object of a multiprocessing.Manager() can be sent"
         )
     if type(cause).__name__ == "AuthenticationError" and type(cause).__module__ == "multiprocessing.context":
         return (
-            "; the process needs the manager's key in multiprocessing.current_process().authkey before a proxy of the"
-            " manager arrives there: an initializer can set it that has no proxy among its own arguments"
+            "; set multiprocessing.current_process().authkey to the manager's key in that process before a proxy"
+            " arrives there, for example in an initializer that has no proxy among its own arguments"
         )
     return ""
 
 
 def attributes_of(exc: BaseException) -> dict[str, Any]:
-    """What its class, and its `__init__`, have added to a plain exception: `errno`, `name`, a user's own."""
+    """Return the attributes that the class or its `__init__` adds to a plain exception, such as `errno` or `name`."""
     found: dict[str, Any] = {}
     for base in type(exc).__mro__:
         if base in BaseException.__mro__:
@@ -79,7 +79,7 @@ def _instance(
     message: str, kinds: tuple[type[BaseException], ...], args: tuple[Any, ...], attributes: dict[str, Any]
 ) -> SerializationError:
     kind = _combined(kinds)
-    # Of the class in C, which makes room for all of it; no __init__, which may want what is not known.
+    # The class in C has room for all attributes. `__init__` is not called, because it may require unknown arguments.
     native: Any = kind
     while native.__flags__ & HEAP_TYPE:
         native = native.__base__
@@ -88,14 +88,14 @@ def _instance(
     for name, value in attributes.items():
         try:
             setattr(error, name, value)
-        except Exception:  # one that is read only
+        except Exception:  # the attribute is read-only
             continue
     return error
 
 
 @functools.lru_cache(maxsize=MAX_CLASSES)
 def _combined(kinds: tuple[type[BaseException], ...]) -> type[SerializationError]:
-    """A class that derives from SerializationError and from `kinds`. Raises whatever these raise then."""
+    """Return a class that derives from SerializationError and from `kinds`. Raises whatever these raise at that."""
 
     def reduce(self: BaseException, protocol: int = pickle.DEFAULT_PROTOCOL) -> tuple[Any, ...]:
         picklable = {name: value for name, value in attributes_of(self).items() if _pickles(value)}
@@ -107,7 +107,7 @@ def _combined(kinds: tuple[type[BaseException], ...]) -> type[SerializationError
         "__doc__": SerializationError.__doc__,
         "__reduce__": reduce,
         "__reduce_ex__": reduce,
-        # A class of the user's may have its own, which know of other arguments, or forbid what `raise` sets.
+        # The user's class may have its own, with other arguments, or forbid the attributes that `raise` sets.
         "__str__": BaseException.__str__,
         "__repr__": BaseException.__repr__,
         "__setattr__": BaseException.__setattr__,
@@ -120,7 +120,7 @@ def _combined(kinds: tuple[type[BaseException], ...]) -> type[SerializationError
 def _again(
     message: str, kinds: tuple[type[BaseException], ...], attributes: dict[str, Any]
 ) -> SerializationError:
-    """What such an error becomes when it is unpickled."""
+    """Return such an error when it is unpickled."""
     try:
         return _instance(message, kinds, (message,), attributes)
     except Exception:

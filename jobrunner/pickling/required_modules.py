@@ -1,8 +1,8 @@
-"""Which modules a function's pickle refers to, told by the pickler itself while it makes it.
+"""The modules to which a function's pickle refers, as the pickler itself finds them.
 
-A pickle names classes, functions and modules that its reader has to import. To look for them in the finished pickle
-takes longer than to make it; the pickler, though, asks about every object that is not of a built-in kind how it is to
-be written. So the objects are collected on the way, and looked at only where the pickle turns out to be a new one.
+A pickle names classes, functions and modules that its reader must import. Looking for them in the finished pickle takes
+longer than creating it; but the pickler asks about every object that is not of a built-in type. So the objects are
+collected on the way, and examined only if the pickle is a new one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERYWHERE = frozenset((*sys.stdlib_module_names, "jobrunner", "cloudpickle", "_
 
 MAX_NAMED = 32
 MAX_NAMED_LENGTH = 100
-"""Modules that are named for one function, and characters of their names: what they lead to is said early, no more."""
+"""Maximum number of modules of one function, and maximum length of their names; further ones are only missed later."""
 
 
 def pickle_plainly(
@@ -33,16 +33,16 @@ def pickle_plainly(
     callback: Callable[[pickle.PickleBuffer], bool],
     objects: list[Any] | None = None,
 ) -> bytes | None:
-    """The pickle that plain pickle makes; None where it cannot, or where the script is in it.
+    """Return the result of plain pickle, or None if it fails or refers to the script.
 
-    `referenced` takes the objects that may be in it by name alone, `objects` those of `objects_in`.
+    `referenced` takes the objects that the pickle may contain by name alone, and `objects` those of `objects_in`.
     """
     file = io.BytesIO()
     pickler = _PlainPickler(file, PROTOCOL, buffer_callback=callback)
     pickler.referenced = referenced
     try:
         pickler.dump(value)
-    except Exception:  # whatever it was, the other pickler may be able to, or else says why not
+    except Exception:  # the other pickler may succeed, or else it gives the reason
         return None
     stream = file.getvalue()
     if b"__main__" in stream or b"__mp_main__" in stream:
@@ -53,7 +53,7 @@ def pickle_plainly(
 
 
 def objects_in(pickler: Any) -> list[Any]:
-    """What it has written, and could refer to from now on; by the numbers that those objects have in the pickle."""
+    """Return the objects that the pickler has written and could refer to, in the order of their numbers."""
     return [value for _, value in sorted(pickler.memo.copy().values(), key=_FIRST)]
 
 
@@ -61,9 +61,9 @@ _FIRST = itemgetter(0)
 
 
 def required_modules(referenced: Iterable[Any], by_value: Collection[str] = ()) -> tuple[str, ...]:
-    """Top-level names of the modules that have to be imported for these, in order; without EVERYWHERE.
+    """Return the sorted top-level modules that must be imported for these objects, without EVERYWHERE.
 
-    `by_value` are modules that go by value themselves, with those inside of them.
+    `by_value` are modules that are pickled by value themselves, with their submodules.
     """
     found: dict[str, None] = {}
     name: str | None
@@ -71,7 +71,7 @@ def required_modules(referenced: Iterable[Any], by_value: Collection[str] = ()) 
         if is_of(value, ModuleType):
             name = value.__name__
             if name not in sys.modules or any(f"{name}.".startswith(f"{module}.") for module in by_value):
-                continue  # it is in the pickle
+                continue  # it is part of the pickle
         elif is_of(value, (type, FunctionType, BuiltinFunctionType)):
             name = getattr(value, "__module__", None)
         else:
@@ -83,11 +83,14 @@ def required_modules(referenced: Iterable[Any], by_value: Collection[str] = ()) 
 
 
 def place_of(value: Any) -> str | None:
-    """The module in which an object is found under its name, as numpy's functions are, which are none to Python."""
+    """Return the module in which an object is found under its name, or None.
+
+    numpy's functions, for example, are such objects, but not functions to Python.
+    """
     try:
         module, name = value.__module__, value.__name__
         return module if getattr(sys.modules[module], name) is value else None
-    except Exception:  # mostly it has no name; and it may be of any kind
+    except Exception:  # usually the object has no name; and it may be of any type
         return None
 
 

@@ -1,1 +1,1 @@
-"""What a program's process has that the processes of its calls take over: flags, settings, environment."""
+"""The properties of a program's process that the processes of its calls take over: flags, settings, environment."""

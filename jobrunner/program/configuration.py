@@ -1,8 +1,8 @@
-"""What a program has configured in its process, for the processes of its calls.
+"""The settings that a program has made in its process, for the processes of its calls.
 
-A script sets the precision of `decimal`, the level of `logging` or what numpy does about a division by zero once, at
-its top. Children that are forked have it from there, and spawned ones run the script again; ours do neither. So what
-is not as in a new interpreter goes along as data.
+A script sets the precision of `decimal`, the level of `logging` or numpy's reaction to a division by zero once, at its
+top. Forked children inherit these settings, and spawned children run the script again; ours do neither. So settings
+that differ from those of a new interpreter are sent along as data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 RECURSION_LIMIT = 1000
-"""Of a new interpreter, as all that follows."""
+"""The limit of a new interpreter; so are all values that follow."""
 
 DECIMAL = {
     "prec": 28,
@@ -41,18 +41,18 @@ NUMPY_PRINTS = {
     "sign": "-",
     "floatmode": "maxprec",
 }
-"""Those of its print options that are plain values."""
+"""The print options of numpy that are plain values."""
 
 
 def configuration() -> str:
-    """What differs from a new interpreter, as JSON; empty where nothing does.
+    """Return the settings that differ from those of a new interpreter, as JSON; empty if there are none.
 
-    Of the thread that asks: the contexts of decimal and numpy are those of a thread.
+    The contexts of decimal and numpy are those of the calling thread.
     """
     found: dict[str, Any] = {}
     if sys.getrecursionlimit() != RECURSION_LIMIT:
         found["recursion_limit"] = sys.getrecursionlimit()
-    # What another thread is importing at the moment has not been configured yet.
+    # A module that another thread is importing at the moment has not been configured yet.
     decimal: Any = sys.modules.get("decimal")
     if hasattr(decimal, "getcontext") and hasattr(decimal, "DefaultContext"):
         found |= _of_decimal("decimal", decimal.getcontext())
@@ -63,7 +63,7 @@ def configuration() -> str:
         found |= _of_logging()
     try:
         return json.dumps(found) if found else ""
-    except (TypeError, ValueError):  # something in it is no plain value
+    except (TypeError, ValueError):  # a value in it is not plain
         return ""
 
 
@@ -77,14 +77,14 @@ def _start_with(given: dict[str, Any]) -> None:
     if "TZ" in environment:
         time.tzset()
     if "folder" in given:
-        with contextlib.suppress(OSError):  # it is gone again
+        with contextlib.suppress(OSError):  # the folder may have been removed
             os.chdir(given["folder"])
     if "arguments" in given:
         sys.argv[:] = given["arguments"]
 
 
 def configure(text: str) -> None:
-    """Have this process, and this thread, be as `configuration` has found another one, and as `program.StartedWith`."""
+    """Give this process and this thread the settings that `configuration` has found, and those of `StartedWith`."""
     given = json.loads(text)
     _start_with(given)
     if "recursion_limit" in given:
@@ -92,7 +92,7 @@ def configure(text: str) -> None:
     if "decimal" in given or "decimal_default" in given:
         _configure_decimal(given.get("decimal"), given.get("decimal_default"))
     if "numpy_errors" in given or "numpy_prints" in given:
-        numpy = importlib.import_module("numpy")  # the program has it, nothing here needs it
+        numpy = importlib.import_module("numpy")  # the program has numpy, although nothing here needs it
         numpy.seterr(**given.get("numpy_errors", {}))
         numpy.set_printoptions(**given.get("numpy_prints", {}))
     if not given.keys().isdisjoint(("level_names", "loggers", "disabled")):
@@ -113,13 +113,13 @@ def _of_decimal(kind: str, context: Any) -> dict[str, Any]:
 
 
 def _configure_decimal(present: dict[str, Any] | None, default: dict[str, Any] | None) -> None:
-    """`default` is that of threads which are started from now on."""
+    """Set the contexts of this thread; `default` is that of threads which are started from now on."""
     import decimal
 
     if present is not None:
         decimal.setcontext(_decimal_context(present))
     elif default is not None:
-        decimal.getcontext()  # which is made after the default where nobody has asked for it before
+        decimal.getcontext()  # this creates the thread's context, from the default, if it has none yet
     if default is not None:
         context = _decimal_context(default)
         for name in DECIMAL:
@@ -136,7 +136,7 @@ def _decimal_context(described: dict[str, Any]) -> Any:
 def _of_numpy(numpy: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     errors = dict(numpy.geterr())
-    if errors != NUMPY_ERRORS and "call" not in errors.values():  # which calls something of the program's
+    if errors != NUMPY_ERRORS and "call" not in errors.values():  # that would call a function of the program
         found["numpy_errors"] = errors
     options = numpy.get_printoptions()
     prints = {name: options[name] for name, value in NUMPY_PRINTS.items() if options[name] != value}

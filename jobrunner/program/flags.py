@@ -1,8 +1,8 @@
-"""What a program's process is to the processes of its calls: options, arguments, sys.path, the seed of string hashes.
+"""The start of the processes of calls: interpreter options, arguments, sys.path and the seed of string hashes.
 
 A local backend starts its slots as multiprocessing's "spawn" starts its children: with the interpreter's options, the
-program's sys.argv and its current folder. What it has configured goes along, too (`configured`), and sys.path and the
-key of multiprocessing again whenever they have changed.
+program's sys.argv and its current folder. The program's settings are sent along, too (`configuration`). sys.path and
+the key of multiprocessing are sent again whenever they have changed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from jobrunner.system.host import current_environment, current_folder, module_pa
 MAX_SEED = 2**32 - 1
 
 ORDERLY = b"e"
-"""What a program says through the lifeline of its embedded cluster before it releases it in an orderly way."""
+"""The byte that a program sends through the lifeline of its embedded cluster before it releases it in an orderly way.
+"""
 
 LISTENS, FAILED = "listens", "failed"
-"""What an embedded cluster says to its program, see `embedded.main`."""
+"""The messages of an embedded cluster to its program, see `embedded.main`."""
 
 GAVE_UP = 75
-"""Exit code of an embedded cluster that has said why it would not do better if it were started again."""
+"""Exit code of an embedded cluster that has reported why another start would not help."""
 
 BOARD_BYTES = 2**20
-"""Of a Whiteboard."""
+"""Size of a Whiteboard in bytes."""
 
 MAX_TRIES = 1000
-"""Of a reader, to find a text that is not just being written."""
+"""Maximum number of attempts of a reader to find a text that is not just being written."""
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -47,7 +48,7 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""Set to 1 in every slot, unless the environment has them: the slots use the cores already."""
+"""Variables that are set to 1 in every slot if they are not set, because the slots use all cores already."""
 
 STATE = struct.Struct("=QQ")
 
@@ -55,13 +56,13 @@ PROCESS = "multiprocessing.process"
 """The module whose `current_process()` has the key. Programs that have not loaded it have no managers."""
 
 TRACKER_MODULE = "multiprocessing.resource_tracker"
-"""Programs that have not loaded it have made no shared memory, and do not know that of others."""
+"""The module of the resource tracker. Programs that have not loaded it have no shared memory of multiprocessing."""
 
 
 def interpreter_options() -> list[str]:
-    """The options that start another interpreter like this one: -O, -W, -X, -b, -s and the like.
+    """Return the options that start another interpreter like this one: -O, -W, -X, -b, -s and the like.
 
-    Those of warnings that come out of PYTHONWARNINGS, -X dev or -b are left out, for they come again by themselves.
+    Options for warnings that follow from PYTHONWARNINGS, -X dev or -b are omitted, because they follow there, too.
     """
     given: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     options = []
@@ -86,7 +87,7 @@ def interpreter_options() -> list[str]:
 
 
 def program_arguments() -> list[str]:
-    """sys.argv, as far as it can be the arguments of a process."""
+    """Return the part of sys.argv that can be arguments of a process."""
     return [str(word).replace("\0", "") for word in sys.argv]
 
 
@@ -94,7 +95,7 @@ def program_arguments() -> list[str]:
 
 
 def hash_seed(secret: bytes = b"") -> int:
-    """For all slots of an executor or cluster: what PYTHONHASHSEED says, else random; of a secret always the same."""
+    """Return the seed for all slots: that of PYTHONHASHSEED, else one from `secret`, else a random one."""
     configured = os.environ.get(HASH_SEED, "")
     if not sys.flags.ignore_environment and configured.isdigit() and int(configured) <= MAX_SEED:
         return int(configured)
@@ -104,9 +105,10 @@ def hash_seed(secret: bytes = b"") -> int:
 def start_with(
     environment: Mapping[str, str], options: list[str], seed: int | None, method: str | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """Options and environment that start an interpreter with those and that seed; `settling` does the rest in there.
+    """Return the options and environment that start an interpreter with these options and this seed.
 
-    With -E or -I it would ignore the seed: it gets an environment without what it is to ignore instead.
+    With -E or -I it would ignore the seed, so it gets an environment without the variables that it should ignore
+    instead. `takeover.settle` restores the rest there.
     """
     given = dict(environment)
     if method is not None:
@@ -134,19 +136,19 @@ def start_with(
 
 
 class Told(NamedTuple):
-    """What slots are told of the program, before the first call and whenever it has changed."""
+    """The facts about the program that slots are told before the first call and whenever they have changed."""
 
     path: list[str]
-    """Its sys.path, without relative entries."""
+    """The program's sys.path, without relative entries."""
     authkey: bytes
-    """The key with which its managers of multiprocessing let processes in; empty: slots have keys of their own."""
+    """The key of its multiprocessing managers; empty if slots have keys of their own."""
     configuration: str = ""
-    """See `configured`: what it was when the slots' owner was made, in the thread that made it. And what the program
-    has changed from then on of what a process is started with, until the first call."""
+    """The settings, see `configuration`, at the creation of the slots' owner and in its thread; and later changes,
+    until the first call, of what a process is started with."""
 
 
 class ProgramPath:
-    """Where slots look for modules: `current` is the same list as long as nothing has changed."""
+    """The module path for slots; `current` returns the same list as long as nothing has changed."""
 
     def __init__(self) -> None:
         self._start = current_folder()
@@ -168,7 +170,7 @@ class ProgramPath:
 
 
 class StartedWith(NamedTuple):
-    """What a process has of the program that starts it."""
+    """The properties that a process takes over from the program that starts it."""
 
     environment: dict[str, str]
     folder: str | None
@@ -179,7 +181,7 @@ class StartedWith(NamedTuple):
         return cls(current_environment(), current_folder(), program_arguments())
 
     def changes(self, later: StartedWith) -> dict[str, Any]:
-        """What a process that was started with this lacks to be as if it had been started later; for `configured`."""
+        """Return the changes that make a process which was started with this equal to one started later."""
         found: dict[str, Any] = {}
         before, after = self.environment, later.environment
         if before != after:
@@ -195,17 +197,17 @@ class StartedWith(NamedTuple):
 
 
 class Telling:
-    """What slots are told of this program: `current` is the same object as long as nothing has changed."""
+    """The facts for slots about this program; `current` returns the same object as long as nothing has changed."""
 
     def __init__(self) -> None:
         self._path = ProgramPath()
         self._own_process: Callable[[], Any] | None = None
-        """What gives the process of multiprocessing that this one is, once the program has multiprocessing."""
+        """The function that returns this process as multiprocessing knows it, once the program has imported that."""
         self._configuration = configuration()
         self._told = Told([], b"", self._configuration)
         self._authkey: bytes | None = None
         self._started_with: StartedWith | None = StartedWith.now()
-        """Until the first call."""
+        """The properties at the start; None after the first call."""
 
     def begin(self) -> None:
         """Note that a call is submitted, and return the changes of the program's settings before the first call.
@@ -218,11 +220,11 @@ class Telling:
             self._configuration = json.dumps({**json.loads(self._configuration or "{}"), **changes})
 
     def current(self) -> Told:
-        # Each call comes here: what can have changed is looked at in a fraction of a microsecond.
+        # This is called for each call, so it checks for changes in a fraction of a microsecond.
         path = self._path.current()
         process = self._own_process
         if process is None and hasattr(sys.modules.get(PROCESS), "_current_process"):
-            # Not while another thread imports it.
+            # The module is incomplete while another thread imports it.
             self._own_process = process = sys.modules[PROCESS].current_process
         authkey = None if process is None else process().authkey
         told, configuration = self._told, self._configuration
@@ -234,29 +236,30 @@ class Telling:
 
 @dataclass(frozen=True)
 class Program:
-    """What slots are given of the process whose calls they run; `told` is asked before each call."""
+    """The properties of the program that slots are given; `told` is called before each call."""
 
     arguments: list[str]
     folder: str | None
     told: Callable[[], Told]
     start_method: str | None = None
-    """Of multiprocessing, where the program has chosen one."""
+    """The start method of multiprocessing, if the program has chosen one."""
     tracker: Callable[[], int | None] = lambda: None
-    """The descriptor that leads to its resource tracker; asked when a slot starts."""
+    """A function that returns the descriptor of the program's resource tracker; called when a slot starts."""
     interpreter: str = field(default_factory=lambda: sys.executable)
-    """What their processes run in, see `interpreter`."""
+    """The interpreter of the slots' processes, see `interpreter`."""
     begin: Callable[[], None] = lambda: None
-    """To be called before each call that comes while there is none; the first one counts."""
+    """A function to call before each call that begins while there are no others; only its first call has an effect."""
 
 
 def this_program(method: str | None = None, interpreter: str | None = None) -> Program:
-    """`method`: how calls are to find multiprocessing to start processes, where that is not as it is here.
+    """Return the description of this program. Raises ConfigError if there is no interpreter to start.
 
-    `interpreter`: the configured one. Raises ConfigError where there is none to start.
+    `method` is the start method of multiprocessing for calls, if it differs from that of this process. `interpreter` is
+    the configured one.
     """
     ensure_running = getattr(sys.modules.get(TRACKER_MODULE), "ensure_running", None)
     if ensure_running is not None:
-        ensure_running()  # now, since it changes the signal mask of its thread
+        ensure_running()  # it is started in this thread, because it changes the thread's signal mask
     telling = Telling()
     return Program(
         program_arguments(),
@@ -270,30 +273,33 @@ def this_program(method: str | None = None, interpreter: str | None = None) -> P
 
 
 def start_method() -> str | None:
-    """What the program has set for multiprocessing."""
+    """Return the start method that the program has set for multiprocessing."""
     get_start_method = getattr(sys.modules.get("multiprocessing"), "get_start_method", None)
     chosen: str | None = None if get_start_method is None else get_start_method(allow_none=True)
     return chosen
 
 
 def tracker() -> int | None:
-    """The descriptor that leads to the resource tracker of multiprocessing, where this process has one."""
-    # Another thread may just import it.
+    """Return the descriptor of multiprocessing's resource tracker, if this process has one."""
+    # The module is incomplete while another thread imports it.
     its = getattr(sys.modules.get(TRACKER_MODULE), "_resource_tracker", None)
     descriptor: int | None = None if its is None else its._fd
     return descriptor
 
 
 def no_program(interpreter: str | None = None) -> Program:
-    """For the slots of a worker that serves programs of other processes and hosts. Raises ConfigError as above."""
+    """Return the description for the slots of a worker that serves programs of other processes and hosts.
+
+    Raises ConfigError if there is no interpreter to start.
+    """
     told = Told(module_path(), b"")
     return Program([""], current_folder(), lambda: told, interpreter=find_interpreter(interpreter))
 
 
 class Whiteboard:
-    """A text that one process writes, again and again, and another reads; in memory that both have mapped.
+    """A text that one process writes repeatedly and another reads, in memory that both have mapped.
 
-    To find out that it has not changed takes no system call. A count tells: it is odd while the text is written.
+    A check for changes needs no system call, because it compares a count, which is odd while the text is written.
     """
 
     def __init__(self, fd: int) -> None:
@@ -301,7 +307,7 @@ class Whiteboard:
         self._read = 0
 
     def write(self, text: str) -> bool:
-        """False where it is too long, which leaves what there is."""
+        """Write the text; return False, and change nothing, if it is too long."""
         data = text.encode()
         if len(data) > BOARD_BYTES - STATE.size:
             return False
@@ -312,7 +318,7 @@ class Whiteboard:
         return True
 
     def read(self) -> str | None:
-        """The text, if it has changed since it was last read."""
+        """Return the text if it has changed since it was last read, else None."""
         for _ in range(MAX_TRIES):
             count, size = STATE.unpack_from(self._memory)
             if count == self._read:
@@ -321,7 +327,7 @@ class Whiteboard:
             if count % 2 == 0 and STATE.unpack_from(self._memory)[0] == count:
                 self._read = count
                 return data.decode()
-        return None  # its writer has died, or sleeps
+        return None  # the writer has died, or sleeps
 
     def close(self) -> None:
         self._memory.close()

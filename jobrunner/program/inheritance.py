@@ -1,9 +1,9 @@
-"""What multiprocessing shares "only through inheritance", handed to the slots of this host with an initializer.
+"""Objects that multiprocessing shares "only through inheritance", for initializers of slots on this host.
 
-Locks, events, queues, values and arrays of multiprocessing can be arguments of an initializer, as in the pools of the
-standard library. A slot is no child that could inherit them, so it opens them itself: semaphores by their names, files
-and pipes as descriptors of the program, through /proc. A semaphore that was made for forked processes has no name any
-more; then it gets a new one in its place.
+Locks, events, queues, values and arrays of multiprocessing can be arguments of an initializer, as in the standard
+library's pools. A slot is not a child that could inherit them, so it opens them itself: semaphores by their names, and
+files and pipes as descriptors of the program, through /proc. A semaphore that was created for forked processes has no
+name any more, so it is replaced by one that has.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ PROTOCOL = 5
 
 
 def inheritable(initargs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of an initializer, with those wrapped that need it; raises RuntimeError where that cannot help."""
+    """Return the arguments of an initializer, wrapped where necessary; raise RuntimeError if that cannot help."""
     if "multiprocessing.context" not in sys.modules:
         return initargs
     return tuple(Inherited(dump(value)) if _is_inherited(value) else value for value in initargs)
 
 
 def _is_inherited(value: Any) -> bool:
-    """Whether it can be pickled only for a process that is being started."""
+    """Return whether the value can be pickled only for a process that is being started."""
     try:
         stream = pickle.dumps(value, PROTOCOL)
     except Exception:
         pass
     else:
-        if CONNECTION not in stream:  # which can be pickled, and is nothing elsewhere
+        if CONNECTION not in stream:  # a connection can be pickled, but is useless in another process
             return False
     found: list[Any] = []
     try:
         with _starting():
             _pickled(value, lambda obj: found.append(obj) if _is_of_multiprocessing(obj) else None)
-    except Exception:  # it says so when it is pickled to be sent
+    except Exception:  # pickling it for sending will raise the error
         pass
     return bool(found)
 
 
 def _is_of_multiprocessing(obj: Any) -> bool:
-    """Whether an object is one that processes share."""
+    """Return whether an object is one that processes share."""
     kinds = type(obj).__mro__
     if "_ctypes" in sys.modules and any(kind.__name__ == "_CData" for kind in kinds):
-        return True  # what Value(..., lock=False) is; ordinary ones can be pickled
+        return True  # the result of Value(..., lock=False); ordinary values can be pickled
     return any(kind.__module__.startswith("multiprocessing.") for kind in kinds)
 
 
 class Inherited:
-    """Becomes what it stands for when it is unpickled, in a process of this host."""
+    """A wrapper that unpickles to the wrapped value, in a process of this host."""
 
     def __init__(self, stream: bytes) -> None:
         self.stream = stream
@@ -68,7 +68,7 @@ class Inherited:
 
 
 class Opened:
-    """A file or a pipe of the process that pickles it; `detach` opens it in the one that unpickles it."""
+    """A file or a pipe of the process that pickles it; `detach` opens it in the process that unpickles it."""
 
     def __init__(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
@@ -82,17 +82,17 @@ class Opened:
         self.flags = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
 
     def detach(self) -> int:
-        """A descriptor of this process. Raises OSError where the program has closed its own."""
+        """Return a descriptor of this process. Raises OSError if the program has closed its own."""
         descriptor = os.open(self.path, self.flags | os.O_CLOEXEC)
         status = os.fstat(descriptor)
         if (status.st_dev, status.st_ino) != self.identity:
             os.close(descriptor)
-            raise OSError(f"the program has closed what it shares as {self.path}")
+            raise OSError(f"the program has closed the file or pipe that it shares as {self.path}")
         return descriptor
 
 
 class _Starting:
-    """What multiprocessing asks, while it pickles, about the process that is being started."""
+    """A stand-in for the process that is being started, of which multiprocessing asks while it pickles."""
 
     DupFd = Opened
 
@@ -101,7 +101,10 @@ class _Starting:
 
 
 def dump(value: Any) -> bytes:
-    """For a process of this host. Raises RuntimeError for a semaphore that cannot be shared any more."""
+    """Return a pickle for a process of this host.
+
+    Raises RuntimeError for a semaphore that cannot be shared any more.
+    """
     with _starting():
         _give_names(value)
         return _pickled(value, lambda obj: None)
@@ -109,7 +112,7 @@ def dump(value: Any) -> bytes:
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """What is pickled in this block is for a process that is being started."""
+    """Pickle, in this block, for a process that is being started."""
     from multiprocessing import context
 
     before = context.get_spawning_popen()
@@ -121,7 +124,7 @@ def _starting() -> Iterator[None]:
 
 
 def _pickled(value: Any, see: Callable[[Any], None]) -> bytes:
-    """`see` is shown all that is not of a built-in kind, before it is pickled."""
+    """Return a pickle; `see` is called with each object of a type that is not built in, before it is pickled."""
     import io
 
     file = io.BytesIO()
@@ -131,7 +134,7 @@ def _pickled(value: Any, see: Callable[[Any], None]) -> bytes:
 
 @functools.cache
 def _pickler_class() -> Any:
-    """Made once, as a class refers to itself: what it knew would stay until the collector of cycles came."""
+    """Return the pickler's class, which is created once because a class refers to itself and needs the collector."""
     from multiprocessing.reduction import ForkingPickler
 
     import cloudpickle
@@ -157,7 +160,7 @@ def _pickler_class() -> Any:
 
 
 def _give_names(value: Any) -> None:
-    """Have every semaphore in `value` be one that others can open; what refers to the old one is told of the new."""
+    """Give every semaphore in `value` a name by which others can open it; objects with the old one get the new one."""
     if "multiprocessing.synchronize" not in sys.modules:
         return
     from multiprocessing.synchronize import SemLock
@@ -189,7 +192,7 @@ def _check_thread(queue: Any) -> None:
 
 
 def _give_name(lock: Any) -> None:
-    """Replace the semaphore of a lock. Only this process may have it, and nobody may hold it."""
+    """Replace the semaphore of a lock, which only this process may have, and which must not be held."""
     import _multiprocessing  # type: ignore[import-not-found]
     import multiprocessing
     from multiprocessing import resource_tracker, util
@@ -208,7 +211,7 @@ def _give_name(lock: Any) -> None:
         try:
             new = _multiprocessing.SemLock(old.kind, old._get_value(), old.maxvalue, name, False)
             break
-        except FileExistsError:  # by another process; try the next name
+        except FileExistsError:  # another process has that name; try the next one
             pass
     resource_tracker.register(name, "semaphore")
     util.Finalize(lock, SemLock._cleanup, (name,), exitpriority=0)  # type: ignore[attr-defined]

@@ -1,9 +1,9 @@
-"""Which interpreter the processes of slots run in: never the program itself.
+"""The interpreter of the slots' processes, which is never the program itself.
 
-`sys.executable` is that of this program, but for two kinds of programs: of one that is frozen (PyInstaller, Nuitka,
-cx_Freeze) or that embeds Python, it is the application, or nothing. Started as an interpreter, the application would
-start again, and so on for ever. A setting names an interpreter there, or `multiprocessing.set_executable`, which such
-programs call for the same reason.
+`sys.executable` is usually the interpreter of this program. If the program is frozen (PyInstaller, Nuitka, cx_Freeze)
+or embeds Python, it is the application, or nothing. If it were started as an interpreter, the application would start
+again, and so on without end. For such programs a setting names an interpreter, or `multiprocessing.set_executable`,
+which they call for the same reason.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from jobrunner.system.host import current_environment
 SETTING = "JOBRUNNER_INTERPRETER"
 
 SPAWN = "multiprocessing.spawn"
-"""The module that has what `multiprocessing.set_executable` was told; programs that have not loaded it told nothing."""
+"""The module that has the argument of `multiprocessing.set_executable`; programs that have not loaded it set nothing.
+"""
 
 LOOKS_RIGHT = re.compile("python|pypy|graalpy", re.IGNORECASE)
-"""Somewhere in the names of interpreters."""
+"""A part of the names of interpreters."""
 
 ASK_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 VERSION_SECONDS = 30.0
@@ -37,7 +38,10 @@ ADVICE = (
 
 
 def find_interpreter(configured: str | None) -> str:
-    """The path of the interpreter to start. Raises ConfigError where that would be the program itself, or nothing."""
+    """Return the path of the interpreter to start.
+
+    Raises ConfigError if that would be the program itself, or nothing.
+    """
     if os.environ.get(STARTED):
         raise ConfigError(
             f"this process was itself started to run calls, as if {sys.executable!r} were a Python interpreter, and it"
@@ -67,7 +71,7 @@ def find_interpreter(configured: str | None) -> str:
 
 @functools.lru_cache
 def _checked(configured: str) -> str:
-    """The path of an interpreter that a setting names. Raises ConfigError unless it is one, of this version."""
+    """Return the path of an interpreter that a setting names. Raises ConfigError unless it is one, of this version."""
     path = shutil.which(os.path.expanduser(configured))
     if path is None:
         raise ConfigError(f"{SETTING} names {configured!r}, which is not an executable file")

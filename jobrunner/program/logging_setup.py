@@ -1,8 +1,8 @@
-"""What a program has configured of `logging`, as plain data, and another process that is configured so.
+"""A program's configuration of `logging` as plain data, and its application in another process.
 
-Handlers go along if they write to the program's streams, to a file or to nothing, and are of exactly the kinds that
-`logging.basicConfig` makes, or a NullHandler. Those of imported modules do not: a module configures itself wherever it
-is imported.
+Handlers are included if they write to the program's streams, to a file or to nothing, and are of exactly the types that
+`logging.basicConfig` creates, or a NullHandler. Handlers of imported modules are not, because a module configures
+itself wherever it is imported.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ LEVELS = {
 
 
 def level_names() -> list[tuple[int, str]]:
-    """What `logging.addLevelName` has been told."""
+    """Return the names that `logging.addLevelName` has set."""
     return [(level, name) for level, name in logging._levelToName.items() if LEVELS.get(level) != name]
 
 
 def loggers() -> dict[str, dict[str, Any]]:
-    """By name, loggers that are not as `getLogger` makes them; the root is called "root"."""
+    """Return, by name, the loggers that differ from new ones; the root is called "root"."""
     known: list[tuple[str, Any]] = [
         (logging.root.name, logging.root),
         *logging.root.manager.loggerDict.items(),
     ]
     found = {}
     for name, logger in known:
-        if isinstance(logger, logging.Logger):  # else it stands for one that nobody has asked for
+        if isinstance(logger, logging.Logger):  # otherwise it stands for a logger that nobody has asked for
             described = _described(name, logger)
             if described:
                 found[name] = described
@@ -51,7 +51,7 @@ def loggers() -> dict[str, dict[str, Any]]:
 
 
 def configure(loggers: dict[str, dict[str, Any]]) -> None:
-    """Have the loggers of this process be as `loggers` has described them."""
+    """Configure the loggers of this process as `loggers` has described them."""
     for name, described in loggers.items():
         logger = logging.root if name == logging.root.name else logging.getLogger(name)
         logger.setLevel(described.get("level", logger.level))
@@ -111,7 +111,7 @@ def _described_handler(handler: logging.Handler) -> dict[str, Any] | None:
 
 
 def _is_plain(defaults: Any) -> bool:
-    """Whether another process can have the defaults of a formatter from JSON."""
+    """Return whether another process can get the defaults of a formatter as JSON."""
     try:
         return bool(json.loads(json.dumps(defaults)) == defaults)
     except (TypeError, ValueError):
@@ -121,7 +121,7 @@ def _is_plain(defaults: Any) -> bool:
 def _handler(described: dict[str, Any]) -> logging.Handler:
     handler: logging.Handler
     if "file" in described:
-        # Others write into it, too: whatever mode the program has opened it in, this is no reason to empty it.
+        # The file is never emptied, whatever mode the program has opened it in, because others write to it, too.
         handler = logging.FileHandler(
             described["file"], "a", described["encoding"], delay=True, errors=described["errors"]
         )

@@ -1,6 +1,6 @@
-"""The initializer around the program's own: it prepares a slot for the calls of this program, at this time.
+"""The initializer around the program's own, which prepares a slot for the present calls of this program.
 
-It compares the modules that the program has reloaded. The initializer inside is run once per slot, whatever comes.
+It compares the versions of modules that the program has reloaded. The initializer inside runs only once per slot.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from jobrunner.shipping import archive as shipment
 from jobrunner.shipping.module_versions import PROGRAM, Version, check
 
 _provided: dict[bytes, Provided] = {}
-"""By the key of an initializer that has run in this process, what it has set."""
+"""The globals that initializers have set in this process, by the initializers' keys."""
 
 
 class SlotInitializer(Wrapper):
-    """`number`: that of the program's epoch; `versions` are compared, where there are any."""
+    """The initializer of one epoch of a program.
+
+    `number` is the number of the epoch, and `versions` are the module versions to compare.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class SlotInitializer(Wrapper):
         self.program = program
 
         self.parts: Mapping[bytes, Payload] = {} if initializer is None else payloads_of(initializer)
-        """Those of the initializer, in its order. They travel apart, so where it is unpickled it is given them."""
+        """The parts of the initializer inside, in its order. They travel apart, and are set where this is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         inner = self.initializer
@@ -56,7 +59,7 @@ class SlotInitializer(Wrapper):
         return _rebuilt, (inner, self.number, self.versions, self.program)
 
     def dump(self, store: Store | None = None) -> DumpedFunction:
-        """As `Shipment.dump`; `store` may copy it to where it is wanted."""
+        """Return the pickled form, whose key is the same in every process; `store` may copy it to another place."""
         inner = self.initializer
         stream = bytes((AROUND, *sys.version_info[:2])) + pickle.dumps(self, PROTOCOL)
         blob: Payload = stream
@@ -73,7 +76,10 @@ class SlotInitializer(Wrapper):
         return DumpedFunction(key, inner.name, blob, inner.python, inner.modules, inner.ships, parts, epoch)
 
     def __call__(self) -> Provided:
-        """Raises ConfigError where a module is another version here, and what the initializer inside raises."""
+        """Run the initializer.
+
+        Raises ConfigError if a module has another version here, and whatever the initializer inside raises.
+        """
         for version in self.versions:
             check(version)
         inner = self.initializer
@@ -82,12 +88,12 @@ class SlotInitializer(Wrapper):
             if inner.key not in _provided:
                 _provided[inner.key] = run(load_function(inner.blob, self.parts))
             provided = _provided[inner.key]
-        shipment.installed = self  # the calls of these calls need it to be at home here
+        shipment.installed = self  # calls that these calls make need it in order to run here
         return provided
 
 
 def in_one(blob: Payload) -> bytes:
-    """The bytes of a function, wherever they are."""
+    """Return the bytes of a function in one piece."""
     return blob if isinstance(blob, bytes) else bytes(buffers_of(blob)[0])
 
 

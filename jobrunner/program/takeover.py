@@ -1,6 +1,6 @@
-"""What a slot's process does first: it takes the place of a process that multiprocessing has spawned.
+"""The first steps of a slot's process, which takes the place of a process that multiprocessing has spawned.
 
-It imports little, for a slot must start fast. `program.start_with` is the other half.
+It imports little, because a slot must start fast. `flags.start_with` is the other half.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from collections.abc import Mapping
 HASH_SEED = "PYTHONHASHSEED"
 
 KEPT = "JOBRUNNER_KEPT_"
-"""Begins the names of variables of a slot that starts: those that it gets back once its interpreter is up."""
+"""The prefix of variables of a starting slot that get their real names once its interpreter is up."""
 
 FLAGS = "JOBRUNNER_FLAGS"
-"""Environment variable of a slot that starts: what its sys.flags are to say although it was started without."""
+"""Environment variable of a starting slot: the flags that sys.flags must show, although it was started without them."""
 
 START_METHOD = "JOBRUNNER_START_METHOD"
-"""Environment variable of a slot that starts: the program's choice for multiprocessing."""
+"""Environment variable of a starting slot: the program's start method for multiprocessing."""
 
 TRACKER = "JOBRUNNER_TRACKER"
-"""Environment variable of a slot that starts: the descriptor that leads to the program's resource tracker."""
+"""Environment variable of a starting slot: the descriptor of the program's resource tracker."""
 
 DESCRIPTOR_LIMIT = "JOBRUNNER_DESCRIPTOR_LIMIT"
-"""Environment variable of a slot that starts: the soft limit of descriptors that the program has."""
+"""Environment variable of a starting slot: the program's soft limit of descriptors."""
 
 STARTED = "JOBRUNNER_STARTED"
-"""Environment variable of a process that is started for calls, until it has come to its own main."""
+"""Environment variable of a process that is started for calls, until it reaches its own main function."""
 
 
 def as_started(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with which a process for calls is started."""
+    """Return the environment with which a process for calls is started."""
     return {**environment, STARTED: "1"}
 
 
 def has_started() -> None:
-    """In such a process: it runs what it was to run."""
+    """Note, in such a process, that it has reached its own main function."""
     os.environ.pop(STARTED, None)
 
 
 def settle() -> None:
-    """In a process that was started so: have os.environ and sys.flags say what they say in the program."""
+    """Restore, in such a process, os.environ and sys.flags as they are in the program."""
     flags = os.environ.pop(FLAGS, None)
     if flags is None:
         return
@@ -54,8 +54,8 @@ def settle() -> None:
 
 
 def _set_flag(name: str) -> None:
-    """subprocess and multiprocessing read sys.flags, to start others with the same options."""
-    import ctypes  # here: it takes long to load, and is seldom needed
+    """Set a flag in sys.flags, with which subprocess and multiprocessing start further processes."""
+    import ctypes  # imported here because it takes long to load and is seldom needed
 
     one = ctypes.py_object(1)
     ctypes.pythonapi.Py_IncRef(one)  # the next line takes this reference
@@ -65,10 +65,10 @@ def _set_flag(name: str) -> None:
 
 
 def become_child(number: int, parent: int, sentinel: int) -> None:
-    """Answer multiprocessing as the `number`th process does that it has spawned for the process `parent`.
+    """Answer multiprocessing like the `number`th process that it has spawned for the process `parent`.
 
-    Loggers print such names, and recipes that deal out devices ask for such numbers. `sentinel` is a descriptor that
-    becomes readable when the parent dies.
+    Loggers print such names, and some recipes assign devices by such numbers. `sentinel` is a descriptor that becomes
+    readable when the parent dies.
     """
     import multiprocessing.process
 
@@ -85,7 +85,7 @@ def become_child(number: int, parent: int, sentinel: int) -> None:
 
 
 def take_limit() -> None:
-    """Have the limit of descriptors that the program had before its pool raised it."""
+    """Set the limit of descriptors that the program had before its pool raised it."""
     limit = os.environ.pop(DESCRIPTOR_LIMIT, None)
     if limit is not None:
         resource.setrlimit(
@@ -94,9 +94,9 @@ def take_limit() -> None:
 
 
 def take_tracker(descriptor: int) -> None:
-    """Tell the program's resource tracker of shared memory and semaphores, as spawned processes do.
+    """Use the program's resource tracker for shared memory and semaphores, as spawned processes do.
 
-    A tracker of its own would remove what the program or other calls still use when this process ends.
+    A tracker of its own would remove, at the end of this process, objects that the program or other calls still use.
     """
     from multiprocessing import resource_tracker
 
@@ -104,7 +104,7 @@ def take_tracker(descriptor: int) -> None:
 
 
 def take_key(authkey: bytes) -> None:
-    """Let this process in where the program's managers of multiprocessing listen."""
+    """Set the key with which the program's multiprocessing managers let this process in."""
     import multiprocessing.process
 
     multiprocessing.process.current_process().authkey = authkey

@@ -517,6 +517,8 @@ class GiveUp:
     error: str
     kind: str
     """The name of the error's class in `errors`."""
+    advises: bool = False
+    """Whether `error` says what to do."""
 
 
 @dataclass(slots=True)

@@ -147,7 +147,7 @@ class Link:
         self.session = ""
 
     def takes(self, envelope: Envelope) -> bool:
-        """Whether an envelope belongs to this session, which is open."""
+        """Return whether an envelope belongs to this session, which is open."""
         return self.session == envelope.session and self.session != ""
 
     def send(self, message: Message, now: float, size: int = 0) -> Envelope:
@@ -205,7 +205,7 @@ class Link:
 
     @property
     def early_bytes(self) -> int:
-        """Return the bytes that this link has taken from its budget."""
+        """The number of bytes that this link has taken from its budget."""
         return self._early_bytes
 
     def hold(self, reason: int) -> None:

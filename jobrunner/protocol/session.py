@@ -60,6 +60,8 @@ class Session:
         since."""
         self.loss = ""
         """The reason why there is no session; empty if the coordinator has never sent anything."""
+        self.has_other_keys = False
+        """Whether something answers at the address that did not prove the key of the cluster."""
         self._pause = FIRST_RETRY
         self._greet_at = now
         self._serial = 0
@@ -107,7 +109,7 @@ class Session:
         if not self.open:
             if type(message) is not Welcome or envelope.seq:
                 return [], []  # sent again, after the Welcome, which is outside the stream
-            self.open = True
+            self.open, self.has_other_keys = True, False
             self.welcome = message
             self.link.session = message.session
         elif type(message) is Welcome:
@@ -123,7 +125,7 @@ class Session:
         if event.refused:
             self._refuse(event.reason, "AuthenticationError")
         elif not self.open:
-            self.loss = event.reason
+            self.loss, self.has_other_keys = event.reason, True
 
     def _refuse(self, reason: str, kind: str) -> None:
         self.refusal, self.refusal_kind = reason, kind

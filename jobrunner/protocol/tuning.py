@@ -29,7 +29,7 @@ BUNDLE_SECONDS = 0.001
 """Seconds that the calls of a bundle may be expected to take, one after the other."""
 
 CHUNK_TAIL_SECONDS = 0.002
-"""Near the end of the input chunks shrink, yet not below this duration."""
+"""Minimum duration to which chunks shrink near the end of the input."""
 
 RETRACT_WHEN_IDLE_AFTER = 0.003
 """Seconds without a finished task after which a slot gives back what it has not started, if another slot could run it
@@ -133,4 +133,4 @@ ENGINE_NEWEST_WEIGHT = 0.2
 """Share of the newest call in the average of an engine's durations."""
 
 ESTIMATE_DECAY = 0.9
-"""How fast a long call is forgotten: an estimate is the largest recent duration, shrunk by this per shorter call."""
+"""Factor by which an estimate, the largest recent duration, shrinks with each shorter call."""

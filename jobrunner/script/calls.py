@@ -1,4 +1,4 @@
-"""Functions of the script and closures, as they are called where they have arrived."""
+"""Calls of functions of the script and of closures, in the process that runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobrunner.script.definition import Outline
 
 
 class ScriptCall:
-    """A function that needs its script: `ready`, before each task, has it there as the definition says."""
+    """A function that needs globals of its script; `ready` loads them before each task, as the definition says."""
 
     def __init__(self, outline: Outline, parts: Mapping[bytes, Payload]) -> None:
         self._outline = outline
@@ -21,10 +21,10 @@ class ScriptCall:
         self._script: standin.Script | None = None
         self._target: Callable[..., Any] | None = None
         self._classes: list[makers.LocalClass] = []
-        """Those that functions have made and that are in the target."""
+        """The classes in the target that functions have made."""
 
     def ready(self) -> Callable[..., Any]:
-        """The function. Raises SerializationError."""
+        """Return the function, with all that it needs in place. Raises SerializationError."""
         outline = self._outline
         script = standin.enter(outline, self._parts)
         if outline.place is not None:
@@ -49,14 +49,17 @@ class ScriptCall:
 
 
 class ClosureCall:
-    """A function that was sent by value, with classes in it: `ready`, before each task, has these as they were then."""
+    """A function that was sent by value and has classes in it.
+
+    `ready` restores these classes, before each task, to their state at `submit`.
+    """
 
     def __init__(self, target: Callable[..., Any], classes: list[makers.LocalClass]) -> None:
         self._target = target
         self._classes = classes
 
     def ready(self) -> Callable[..., Any]:
-        """The function. Raises what unpickling an attribute of a class raises."""
+        """Return the function. Raises whatever unpickling an attribute of a class raises."""
         makers.renew(self._classes)
         return self._target
 
@@ -65,7 +68,7 @@ class ClosureCall:
 
 
 def closure(load: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-    """The function that `load` gives; a ClosureCall if there are classes in it."""
+    """Return the function that `load` returns, as a ClosureCall if there are classes in it."""
     with makers.noting_classes() as classes:
         target = load()
     return ClosureCall(target, classes) if classes else target
@@ -75,5 +78,5 @@ _KINDS = frozenset((ScriptCall, ClosureCall))
 
 
 def ready(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """What is called, now that a task of it begins. Raises SerializationError."""
+    """Return the function to call for a task that begins now. Raises SerializationError."""
     return fn.ready() if type(fn) in _KINDS else fn  # type: ignore[attr-defined]

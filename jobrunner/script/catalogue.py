@@ -1,6 +1,7 @@
-"""The script's globals as entries, and definitions made of them: what the other end needs to run a call.
+"""The catalogue of a script: its globals as entries, and the definitions that are made of them.
 
-Kept from one submit to the next, so that only what has changed is pickled again.
+A definition is all that the receiving process needs to run a call. Entries and definitions are kept from one submit to
+the next, so that only changes are pickled again.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ from jobrunner.system import forks
 KEY_BYTES = 16
 
 MAX_DEFINITIONS = 256
-"""Functions whose last definition is kept."""
+"""Maximum number of functions whose last definition is kept."""
 
 MAX_BYTES = 32 * 1024 * 1024
-"""Of these definitions, without the parts, which go once however many definitions have them."""
+"""Maximum size in bytes of the kept definitions. Their parts do not count, because definitions share them."""
 
 
 class Defined(NamedTuple):
     """A function with all that it needs of the script."""
 
     outline: bytes
-    """The pickle of an Outline, packed."""
+    """The pickle of an Outline as tuples, see `packed_outline`."""
     parts: tuple[Part, ...]
     referenced: list[Any]
-    """Objects to which it refers by name."""
+    """Objects to which the pickles refer by name."""
 
 
 class Unpicklable(Exception):
-    """A global that the call needs cannot be pickled."""
+    """The error that says which global of a call cannot be pickled, and why."""
 
     def __init__(self, name: str, value: Any, reason: Exception) -> None:
         super().__init__(name)
@@ -67,11 +68,11 @@ class Unpicklable(Exception):
 
 
 class _Known(NamedTuple):
-    """A definition, and what was seen when it was made."""
+    """A definition, and the looks that were taken when it was made."""
 
     looks: dict[str, Look]
     pickles: bool
-    """Something in it may have changed inside, and was pickled to find that out."""
+    """True if a value in it may have changed inside and was pickled to find that out."""
     globals: int
     modules: int
     gone: tuple[str, ...]
@@ -79,14 +80,14 @@ class _Known(NamedTuple):
 
 
 class _Quick(NamedTuple):
-    """A definition of a plain function, and what tells that it is current."""
+    """A definition of a plain function, and a quick look that tells whether it is still current."""
 
     look: Unchanged
     defined: Defined
 
 
 class _Listed(NamedTuple):
-    """An entry, and what was seen when it was made."""
+    """An entry, and the look that was taken when it was made."""
 
     look: Look
     entry: Entry
@@ -95,14 +96,14 @@ class _Listed(NamedTuple):
 
 
 class Catalogue:
-    """Of one script. Thread-safe."""
+    """The entries and definitions of one script. Thread-safe."""
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
         self._lock = forks.lock()
         self._listed: dict[str, _Listed] = {}
         self._values: dict[str, Any] = {}
-        """The values of the globals that are listed."""
+        """The value of each listed global, by its name."""
         self._known: Kept[Any, _Known] = Kept(MAX_DEFINITIONS, MAX_BYTES)
         self._quick: dict[int, _Quick] = {}
         self._serial = 0
@@ -119,10 +120,10 @@ class Catalogue:
         key: Any = None,
         fresh: bool = False,
     ) -> Defined:
-        """The definition of `fn`, with the globals `names` in any case. Raises Unpicklable, or what pickling raises.
+        """Return the definition of `fn`, which includes the globals `names` in any case.
 
-        `target` pickles what is no function of the script, and what is the same as long as `key` is. `store` takes
-        large globals.
+        `target` pickles a function that is not the script's own; its pickle stays the same as long as `key` does.
+        `store` takes large globals. Raises Unpicklable, or whatever pickling raises.
         """
         if target is None:
             quick = self._quick.get(id(fn))
@@ -158,7 +159,7 @@ class Catalogue:
             return self._quickly(fn, looks, defined)
 
     def _quickly(self, fn: FunctionType, looks: dict[str, Look], defined: Defined) -> Defined:
-        """Keep the definition under the function itself, if a quick look tells that nothing has changed."""
+        """Return the definition, and keep it under the function itself if a quick look can check it."""
         if not any(look.eager for look in looks.values()):
             look = Unchanged.of(fn, filter(None, looks), self._gone(), self._origin.variables)
             if look is not None:
@@ -202,12 +203,12 @@ class Catalogue:
         )
 
     def _gone(self) -> tuple[str, ...]:
-        """The globals that were listed, and that the script has no more."""
+        """Return the names of globals that were listed and that the script no longer has."""
         variables = self._origin.variables
         return tuple([name for name in self._listed if name not in variables])
 
     def _look_at(self, looker: Looker, looks: dict[str, Look], names: Iterable[str]) -> dict[str, Look]:
-        """Looks at these globals and those that they need, beside those in `looks`."""
+        """Look at these globals and at those that they need, and return the looks together with those in `looks`."""
         variables = self._origin.variables
         found = dict(looks)
         waiting = list(names)
@@ -226,7 +227,7 @@ class Catalogue:
     # --- entries ----------------------------------------------------------------------------------------------
 
     def listed(self, name: str, look: Look, store: Store | None) -> _Listed:
-        """The entry of a global; `store` takes it if it is large. Raises Unpicklable."""
+        """Return the entry of a global; `store` takes its pickle if that is large. Raises Unpicklable."""
         value = self._origin.variables[name]
         known = self._listed.get(name)
         if known is not None and self._values[name] is value and look.same(known.look):
@@ -258,12 +259,12 @@ class Catalogue:
         return listed
 
     def _is_made_by(self, name: str, value: Any) -> bool:
-        """Whether its entry makes it under its name; else it is made, or known, otherwise."""
+        """Return whether the entry creates the value under this name; otherwise the value is found at another place."""
         place = self._origin.place(value)
         return place == name or (place is None and not is_of(value, type))
 
     def _received(self, name: str, look: Look) -> _Listed | None:
-        """In a process that stands in for a program: the function or class as the program has sent it."""
+        """Return the entry as the program has sent it, if this process stands in for the program."""
         standin = self._origin.standin
         if standin is None or not standin.knows(name) or name in self._listed:
             return None
@@ -311,7 +312,10 @@ class Catalogue:
         )
 
     def _listed_all(self, looker: Looker, looks: dict[str, Look], store: Store | None) -> list[_Listed]:
-        """The entries of what was looked at, and of what only their pickles refer to, which joins `looks`."""
+        """Return the entries of all in `looks`, and of the globals that only their pickles refer to.
+
+        The looks of the latter are added to `looks`.
+        """
         listed = []
         waiting = [name for name in looks if name]
         while waiting:
@@ -323,7 +327,7 @@ class Catalogue:
         return listed
 
     def _imaged(self, store: Store | None) -> Part | None:
-        """The script as a whole, as it is now."""
+        """Return the image of the script as it is now, see `images`."""
         standin = self._origin.standin
         if standin is not None:
             return standin.image_part
@@ -342,7 +346,7 @@ _catalogue: Catalogue | None = None
 
 
 def of(origin: Origin) -> Catalogue:
-    """The catalogue of this process's script."""
+    """Return the catalogue of this process's script."""
     global _catalogue
     known = _catalogue
     if known is None or known._origin is not origin:

@@ -1,4 +1,4 @@
-"""What classes of the script consist of."""
+"""The parts that classes of the script consist of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobrunner.script.function_parts import class_annotations_of
 
 
 def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict[str, Any]]:
-    """What makes the class with nothing in it, the arguments, and its attributes in their order."""
+    """Return a function that creates the empty class, its arguments, and the attributes in their order."""
     if issubclass(value, Enum):
         contents, _ = inner._enum_getstate(value)
         members = {name: member.value for name, member in value.__members__.items()}
@@ -48,20 +48,23 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
     if ctypes_classes.is_kind_of_ctypes(type(value)):
         ctypes_classes.arrange(value, namespace, contents)
     bases = inner._get_bases(value)
-    if typing.NamedTuple in bases:  # what it makes of a class has been made already
+    if typing.NamedTuple in bases:  # `typing.NamedTuple` has already done its work on the class
         bases = value.__bases__
-    elif type(value).__name__ == "_TypedDictMeta":  # adds `dict` by itself, and refuses to be given it
+    elif type(value).__name__ == "_TypedDictMeta":  # it adds `dict` by itself, and refuses it as an argument
         bases = tuple(base for base in value.__bases__ if base is not dict)
     arguments = value.__name__, type(value), bases, namespace
     return makers.new_class, arguments, _in_order(value, contents)
 
 
 _SET_AT_ONCE = {"__bases__", "__class__", "__mro__", "__name__"}
-"""Attributes that a class has for its instances, and that cannot be set later: there they are those of the class."""
+"""Attributes that must be in the namespace, because setting them later would change the class itself."""
 
 
 def _equal_to_inherited(value: type) -> dict[str, Any]:
-    """Attributes of its own that a base has as well, which cloudpickle leaves out: the base may change alone."""
+    """Return the attributes of a class that a base has as well.
+
+    cloudpickle leaves them out, but the base may change without the class.
+    """
     return {
         name: attribute
         for name, attribute in vars(value).items()
@@ -71,13 +74,13 @@ def _equal_to_inherited(value: type) -> dict[str, Any]:
 
 
 def _data_of(enumeration: type[Enum]) -> dict[Any, tuple[Any, ...]]:
-    """By the values of the members, what they are besides: a number, a string."""
+    """Return, by the value of each member, the number or string that the member is besides."""
     kind: Any = next((base for base in enumeration.__mro__ if base in makers.DATA_TYPES), None)
     return {member.value: () if kind is None else (_plain(kind, member),) for member in enumeration}
 
 
 def _plain(kind: type, member: Any) -> Any:
-    """The number or text that a member is, without asking its own methods."""
+    """Return the number or string that a member is, without calling methods of its class."""
     if kind is bytes:
         return bytes.__getitem__(member, slice(None))
     if kind is str:
@@ -86,16 +89,16 @@ def _plain(kind: type, member: Any) -> Any:
 
 
 def own_attributes(member: Enum) -> dict[str, Any]:
-    """What a member of an enumeration has besides what Python gives to each."""
+    """Return the attributes that a member of an enumeration has besides those that Python gives to each."""
     return {name: value for name, value in vars(member).items() if name not in _MEMBER_ATTRIBUTES}
 
 
 _MEMBER_ATTRIBUTES = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
-"""What Python itself gives to each member of an enumeration."""
+"""Attributes that Python itself gives to each member of an enumeration."""
 
 
 def registered_in(value: type) -> list[type]:
-    """The classes of which an abstract one was told that they are subclasses of it."""
+    """Return the classes that were registered as subclasses of an abstract class."""
     if "_abc_impl" not in vars(value):
         return []
     registry: set[Any] = _ABC_DUMP(value)[0]
@@ -103,20 +106,23 @@ def registered_in(value: type) -> list[type]:
 
 
 _ABC_DUMP: Any = vars(abc)["_get_dump"]
-"""What an abstract class has been told and has found out; the first item are weak references to registered classes."""
+"""The function that returns the registry and the caches of an abstract class.
+
+The first item of its result holds weak references to the registered classes.
+"""
 
 
 def _in_order(value: type, contents: dict[str, Any]) -> dict[str, Any]:
-    """In the order in which the class has them, for which programs may ask."""
+    """Return the contents in the order in which the class has them, because programs may depend on it."""
     return {name: contents[name] for name in vars(value) if name in contents} | contents
 
 
 def functions_first(contents: dict[str, Any]) -> dict[str, Any]:
-    """Instances among the other attributes may need them."""
+    """Return the contents with functions first, because instances among the other attributes may need them."""
     functions = {name: value for name, value in contents.items() if is_code(value)}
     return functions | contents
 
 
 def is_code(value: Any) -> bool:
-    """Whether an attribute of a class is a function, or one in a wrapper."""
+    """Return whether an attribute of a class is a function, plain or in a wrapper such as `staticmethod`."""
     return isinstance(value, (FunctionType, staticmethod, classmethod, property))

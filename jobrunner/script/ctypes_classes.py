@@ -1,6 +1,6 @@
-"""Classes of `ctypes`, which no module has under their names, or which have to be built in a certain order.
+"""Classes of `ctypes`, which no module has under their names, or which must be built in a certain order.
 
-Nothing here imports `ctypes`: a program that has such a class has done it.
+Nothing here imports `ctypes`: a program that has such a class has imported it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import sys
 from typing import Any
 
 MODULE = "_ctypes"
-"""Where the metaclasses of these classes are from; it has no names for them."""
+"""The module of these classes' metaclasses, which has no names for them."""
 
 _FIELDS = "_fields_"
 _FROM_THE_BEGINNING = (
     *("_type_", "_length_", "_flags_", "_argtypes_", "_restype_"),
     *("_pack_", "_align_", "_layout_", "_anonymous_", _FIELDS),
 )
-"""Attributes that such a class has to be made with: later is too late for it, or for a class that derives from it."""
+"""Attributes that must be present when the class is created.
+
+Setting them later has no effect on the class, or none on a class that derives from it.
+"""
 
 
 def is_kind_of_ctypes(metaclass: type) -> bool:
@@ -25,13 +28,16 @@ def is_kind_of_ctypes(metaclass: type) -> bool:
 
 
 def is_built_by_ctypes(value: type) -> bool:
-    """Whether `reduced` has to be asked."""
+    """Return whether the class may have been created by a call of `ctypes`, so that `reduced` must be asked."""
     kind = type(value)
     return (kind is not type or value.__module__ == MODULE) and MODULE in (kind.__module__, value.__module__)
 
 
 def reduced(value: Any) -> Any:
-    """What makes, or finds, a class that a call of `ctypes` has made; None for one that a class statement has made."""
+    """Return a function that creates or finds the class, and its arguments.
+
+    Returns None for a class that a class statement has created.
+    """
     ctypes: Any = sys.modules["ctypes"]
     if value.__module__ == MODULE:
         return next(((type, (base,)) for base in _bases(ctypes) if type(base) is value), None)
@@ -42,7 +48,7 @@ def reduced(value: Any) -> Any:
     if value.__qualname__ == "CFUNCTYPE.<locals>.CFunctionType":
         arguments = value._restype_, *value._argtypes_
         return (ctypes.CFUNCTYPE, arguments) if ctypes.CFUNCTYPE(*arguments) is value else None
-    # A number in the other order of bytes: "c_int_be" is an attribute of `c_int`.
+    # A number in the other byte order: "c_int_be" is an attribute of `c_int`.
     native, order = value.__name__[:-3], f"__ctype_{value.__name__[-2:]}__"
     found = getattr(ctypes, native, None)
     return (getattr, (found, order)) if getattr(found, order, None) is value else None
@@ -60,14 +66,15 @@ def _bases(ctypes: Any) -> tuple[type, ...]:
 
 
 def is_field(value: Any) -> bool:
-    """Whether it is what such a class makes of one of its fields."""
+    """Return whether the value is the descriptor that such a class creates for one of its fields."""
     return type(value).__name__ == "CField" and type(value).__module__ == MODULE
 
 
 def arrange(value: Any, namespace: dict[str, Any], contents: dict[str, Any]) -> None:
-    """Move from the attributes of a class into `namespace` what it is made with; what it makes itself is left out.
+    """Move the attributes with which a class is created from `contents` to `namespace`.
 
-    Fields that lead back to the class come last, as they did in the script.
+    Descriptors that the class creates itself are left out. Fields that lead back to the class come last, as in the
+    script.
     """
     fields = contents.pop(_FIELDS, None)
     for name in [name for name, attribute in contents.items() if is_field(attribute)]:

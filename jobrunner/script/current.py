@@ -1,4 +1,4 @@
-"""Which program's script this process has: the program's own, or a stand-in for it."""
+"""The script of this process: the program's own, or a stand-in for it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import NamedTuple
 from jobrunner.script import per_thread as threads
 
 NAMES = ("__main__", "__mp_main__")
-"""What the script's module is called; the second one in children of `multiprocessing` that are not forked."""
+"""Names of the script's module; children of `multiprocessing` that are not forked use the second one."""
 
 TOKEN_BYTES = 12
 
 
 class Program(NamedTuple):
-    """What tells a program's script from others', and what its module says of itself."""
+    """The identity of a program's script, and what its module says of itself."""
 
     token: str
-    """Drawn at random by each process that has a script of its own."""
+    """A random string that each process with a script of its own draws."""
     name: str
-    """`__name__` of the module."""
+    """The module's `__name__`."""
     file: str | None
     package: str | None
     spec: str | None
-    """The name of the module, where the program was started with `python -m`."""
+    """The module's name if the program was started with `python -m`, else None."""
 
 
 def script_module() -> ModuleType | None:
-    """The script's module in this process, whoever has made it; the calling thread's, where each has its own."""
+    """Return the script's module of this process, or of the calling thread if each thread has its own."""
     module = sys.modules.get("__main__")
     return threads.module_of_thread() if type(module) is threads.MainOfThread else module
 
@@ -38,16 +38,19 @@ _own: tuple[int, str] = (0, "")
 
 
 def own_token() -> str:
-    """The token of this process, unless it stands in for another one's script."""
+    """Return the token of this process's own script.
+
+    A process that stands in for another program has that program's token beside it.
+    """
     global _own
     pid = os.getpid()
-    if _own[0] != pid:  # a forked process goes ways of its own
+    if _own[0] != pid:  # a forked process has a script of its own from here on
         _own = pid, os.urandom(TOKEN_BYTES).hex()  # as the module `secrets`, which takes a while to import
     return _own[1]
 
 
 def described(module: ModuleType) -> Program:
-    """The program whose script is `module`, in the process that runs it."""
+    """Return the program whose script is `module`, in the process that runs that program."""
     spec = getattr(module, "__spec__", None)
     return Program(
         own_token(),

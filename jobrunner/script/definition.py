@@ -1,4 +1,7 @@
-"""What a definition says of the script: the form in which globals travel. Plain data only, pickled without classes."""
+"""The form in which globals of a script travel.
+
+Definitions consist of plain data, which is pickled without classes.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ class Entry(NamedTuple):
 
     name: str
     version: bytes
-    """A hash of its pickle: equal versions are equal values."""
+    """A hash of the pickle; equal versions mean equal values."""
     stream: bytes | None
-    """The pickle; None where it travels apart: the part of the same version."""
+    """The pickle, or None if it travels as the part of the same version."""
     needs: tuple[str, ...]
-    """Globals that have to be there when it is used."""
+    """Names of the globals that must exist when the entry is used."""
     kind: str
-    """`FUNCTION`, `CLASS` or `VALUE`."""
+    """One of `FUNCTION`, `CLASS` and `VALUE`."""
     shares: tuple[str, ...] = ()
-    """Those of `needs` that are objects inside of it, without which it cannot be loaded."""
+    """The names in `needs` whose objects are inside of the value, so that it cannot be loaded without them."""
 
 
 FUNCTION = "f"
@@ -31,48 +34,49 @@ VALUE = "v"
 
 
 class Part(NamedTuple):
-    """What travels beside definitions, once per host."""
+    """A large pickle that travels beside definitions, once per host."""
 
     version: bytes
     payload: Payload
 
 
 class Image(NamedTuple):
-    """The script as a whole, see the package."""
+    """The script as a whole, see the package's docstring."""
 
     serial: int
-    """Rises with each image of a program: an older one is not gone back to."""
+    """A number that rises with each image of a program, so that an older image never replaces a newer one."""
     entries: tuple[Entry, ...]
     sources: tuple[tuple[str, str], ...]
-    """Names and texts of the files that the script's code comes from, for tracebacks."""
+    """Names and texts of the files that contain the script's code, for tracebacks."""
 
 
 class Outline(NamedTuple):
-    """The part of a definition that is about the script."""
+    """The part of a definition that describes the script."""
 
     program: Program
     parts: tuple[bytes, ...]
-    """The versions of the definition's parts, in their order: on the way their keys become others."""
+    """The versions of the definition's parts, in their order, because the parts have other keys on the wire."""
     image: bytes | None
-    """Which of them holds the Image."""
+    """The version of the part that holds the Image."""
     eager: bool
-    """All of the image has to be loaded: the code looks for globals in ways that cannot be followed."""
+    """True if the whole image must be loaded because the code looks for globals in ways that cannot be followed."""
     entries: tuple[Entry, ...]
     place: str | None
-    """The function is this global ("work", "Class.method"); else it is `target`."""
+    """The place of the function among the globals ("work", "Class.method"), or None if it is `target`."""
     target: bytes | None
-    """The pickle of the function."""
+    """The pickle of a function that is not a global."""
     fresh: bool
-    """What `target` holds is an argument: it is unpickled anew for each call."""
+    """True if `target` contains an argument, so that it is unpickled anew for each call."""
     gone: tuple[str, ...] = ()
-    """Globals that the script had once, and has no more."""
+    """Names of globals that the script had once and no longer has."""
 
 
 def needed_first(entries: Iterable[Entry], script: Iterable[str]) -> tuple[Entry, ...]:
-    """In an order in which each has what it needs: code of the script may run while a global is loaded.
+    """Return the entries in an order in which each follows those that it needs.
 
-    `script` are the names of its globals in their order, in which functions and classes have been made there, too.
-    Values come last, for what has a new value may stand anywhere.
+    The order matters because code of the script may run while a global is loaded. `script` has the names of the globals
+    in their order, in which functions and classes were also created. Values come last, because a global that was set
+    again keeps its old position.
     """
     given = {entry.name: entry for entry in entries}
     known = {name: given[name] for name in dict.fromkeys((*script, *given)) if name in given}
@@ -84,7 +88,7 @@ def needed_first(entries: Iterable[Entry], script: Iterable[str]) -> tuple[Entry
 
 
 def _behind_needs(group: list[Entry], known: dict[str, Entry]) -> list[Entry]:
-    """These and all that they need, which stands before them as far as that is possible."""
+    """Return these entries and all that they need, which precede them as far as that is possible."""
     found = []
     seen: set[str] = set()
     for first in group:
@@ -105,7 +109,7 @@ def _behind_needs(group: list[Entry], known: dict[str, Entry]) -> list[Entry]:
 
 
 def packed_image(image: Image) -> tuple[Any, ...]:
-    """As tuples, which need nothing imported to be unpickled."""
+    """Return the image as tuples, which can be unpickled without importing anything."""
     return image.serial, tuple(map(tuple, image.entries)), image.sources
 
 
@@ -115,7 +119,7 @@ def unpacked_image(fields: tuple[Any, ...]) -> Image:
 
 
 def packed_outline(outline: Outline) -> tuple[Any, ...]:
-    """As `packed_image`."""
+    """Return the outline as tuples, which can be unpickled without importing anything."""
     return (tuple(outline.program), *outline[1:4], tuple(map(tuple, outline.entries)), *outline[5:])
 
 

@@ -1,4 +1,4 @@
-"""Hashes that tell whether a global has changed."""
+"""Hashes that show whether a global has changed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import xxhash
 
 
 def digest(stream: bytes) -> bytes:
-    """A hash of a pickle, at memory's speed; nobody's attack is warded off by it."""
+    """Return a hash of a pickle. It is computed at the speed of memory, and does not resist attacks."""
     return bytes(xxhash.xxh3_128_digest(stream))
 
 
 def digest_of(stream: bytes, *buffers: memoryview) -> bytes:
-    """The hash of a pickle with buffers beside it."""
+    """Return the hash of a pickle and the buffers beside it."""
     if not buffers:
         return digest(stream)
     state = xxhash.xxh3_128(stream)

@@ -1,4 +1,4 @@
-"""What functions of the script consist of."""
+"""The parts that functions of the script consist of."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from jobrunner.script.makers import EMPTY
 
 MARSHAL_VERSION = 2
-"""From the next one on the bytes depend on how many references there are to the constants."""
+"""The last version of the marshal format whose bytes do not depend on the reference counts of constants."""
 
 MAX_CODES = 1000
-"""Pieces of code of which is kept what was found out."""
+"""Maximum number of code objects whose names are cached."""
 
 
 def names_found(fn: FunctionType) -> list[Any]:
-    """The values of the globals that its code names."""
+    """Return the values of the globals that the function's code names."""
     variables = fn.__globals__
     return [variables[name] for name in names_in(fn.__code__) if name in variables]
 
 
 def contents_of(cell: Any) -> Any:
-    """What a cell of a closure holds, EMPTY if that is nothing."""
+    """Return the content of a closure's cell, or EMPTY if the cell is empty."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -31,10 +31,10 @@ def contents_of(cell: Any) -> Any:
 
 
 def annotations_of(fn: FunctionType) -> dict[str, Any]:
-    """The annotations of a function.
+    """Return the annotations of a function.
 
-    Python 3.14 and later evaluate them here, at their first use. Where they name what does not exist (yet), each is the
-    text of its source, as with `from __future__ import annotations`.
+    Python 3.14 and later evaluate annotations at their first use, which is here. If they name something that does not
+    exist (yet), each of them is returned as the text of its source, as with `from __future__ import annotations`.
     """
     try:
         return fn.__annotations__
@@ -43,9 +43,12 @@ def annotations_of(fn: FunctionType) -> dict[str, Any]:
 
 
 def class_annotations_of(cls: type) -> dict[str, Any] | None:
-    """The annotations that a class itself has; see `annotations_of`. None where it has none."""
+    """Return the annotations of the class itself, without those of its bases; None if it has none.
+
+    As with `annotations_of`, they may be texts.
+    """
     attributes = vars(cls)
-    if "__annotate_func__" not in attributes:  # before Python 3.14, or they have been set
+    if "__annotate_func__" not in attributes:  # before Python 3.14, or if the program has set them
         own: dict[str, Any] | None = attributes.get(
             "__annotations__", attributes.get("__annotations_cache__")
         )
@@ -57,18 +60,18 @@ def class_annotations_of(cls: type) -> dict[str, Any] | None:
 
 
 def _annotations_as_text(annotated: Any) -> dict[str, Any]:
-    if sys.version_info >= (3, 14):  # earlier versions evaluate annotations where they stand
-        import annotationlib  # here: only few programs need it
+    if sys.version_info >= (3, 14):  # earlier versions evaluate annotations at the definition
+        import annotationlib  # imported here because few programs need it
 
         return annotationlib.get_annotations(annotated, format=annotationlib.Format.STRING)
     return {}
 
 
 def marshalled(code: CodeType) -> Any:
-    """The code as bytes; itself where that cannot be."""
+    """Return the code as bytes, or the code itself if it cannot be marshalled."""
     try:
         return marshal.dumps(code, MARSHAL_VERSION)
-    except ValueError:  # a constant of a newer kind, or one that some tool has put there
+    except ValueError:  # a constant of a newer kind, or one that a tool has inserted
         try:
             return marshal.dumps(code)
         except ValueError:
@@ -83,7 +86,7 @@ _GLOBAL_OPS = frozenset(
 
 
 def names_in(code: CodeType) -> tuple[str, ...]:
-    """Names of globals that the code, and code inside of it, looks up or sets."""
+    """Return the names of globals that the code, including nested code, looks up or sets."""
     known = _names.get(code)
     if known is None:
         import dis
@@ -102,7 +105,7 @@ def names_in(code: CodeType) -> tuple[str, ...]:
 
 
 def attributes_in(code: CodeType) -> set[str]:
-    """All names in the code and in code inside of it, of globals, attributes and modules."""
+    """Return all names in the code, including nested code: those of globals, attributes and modules."""
     found = set(code.co_names)
     for inside in _codes_in(code):
         found |= attributes_in(inside)

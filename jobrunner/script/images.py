@@ -1,7 +1,7 @@
-"""The image of a script: what code may find there in ways that cannot be followed, as it is when a function is defined.
+"""The image of a script: the globals that code may find in ways that cannot be followed.
 
-All functions and classes, and plain data of moderate size. What cannot be pickled is left out, without a word: nobody
-may ever ask for it.
+An image has all functions and classes, and plain data of moderate size, as they are when a function is defined. It
+omits globals that cannot be pickled, without an error, because the code may never ask for them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from jobrunner.script.catalogue import Catalogue
 
 MAX_DATA_BYTES = 16 * 1024
-"""Of the pickle of a list, dictionary or set that is in the image."""
+"""Maximum size in bytes of a string or bytes object in the image."""
 
 MAX_BYTES = 4 * 1024 * 1024
-"""Of all entries of an image; those that come later in the script are left out."""
+"""Maximum size in bytes of all entries of an image; globals that come later in the script are omitted."""
 
 MAX_SOURCE_BYTES = 512 * 1024
-"""Of the text of one file."""
+"""Maximum number of characters of a source file that travels with the image."""
 
 _OF_MODULES = frozenset(
     (
@@ -34,19 +34,19 @@ _OF_MODULES = frozenset(
         *("__builtins__", "__getattr__", "__dir__"),
     )
 )
-"""What a module says of itself, which the stand-in does, and what the interpreter asks of it."""
+"""Globals that the stand-in sets by itself, and functions that the interpreter calls on a module."""
 
 _CONTAINERS = (list, dict, set, frozenset, tuple, bytearray)
 _MAX_ITEMS = 1000
 
 
 def entries(catalogue: Catalogue, looker: Looker, store: Store | None) -> tuple[Entry, ...]:
-    """The entries of all globals that belong into the image."""
+    """Return the entries of all globals that belong to the image."""
     variables = dict(looker.origin.variables)
     found: dict[str, Entry] = {}
     left = MAX_BYTES
     waiting = [name for name, value in variables.items() if _belongs(value)]
-    for name in waiting:  # it grows meanwhile
+    for name in waiting:  # `waiting` grows during the loop
         if name in found or name not in variables or name in _OF_MODULES:
             continue
         try:
@@ -58,7 +58,7 @@ def entries(catalogue: Catalogue, looker: Looker, store: Store | None) -> tuple[
             break
         if entry.stream is not None:
             found[name] = entry
-            waiting += entry.shares  # what its pickle refers to by name
+            waiting += entry.shares  # the globals to which its pickle refers by name
     return needed_first(found.values(), variables)
 
 
@@ -73,7 +73,7 @@ def _belongs(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it consists of numbers, strings and containers of such, and is not large."""
+    """Return whether the value is small and consists of numbers, strings and containers of these."""
     left = _MAX_ITEMS
     waiting = [value]
     while waiting:
@@ -95,7 +95,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def sources(origin: Origin) -> tuple[tuple[str, str], ...]:
-    """Names and texts of the files that the functions of the script come from."""
+    """Return the names and texts of the files that contain the script's functions."""
     files: dict[str, None] = {}
     if origin.program.file is not None:
         files[origin.program.file] = None

@@ -1,7 +1,7 @@
-"""Objects of modules that the script has imported by name: `from random import seed`, `from os import environ`.
+"""Objects that the script has imported from a module by name: `from random import seed`, `from os import environ`.
 
-A function or class says in which module it is found. These do not, and a copy would not do: what a call adds to
-`environ` has to be in `os.environ`, and `seed` and `random` have to be methods of one generator.
+A function or class knows the module in which it is found. These objects do not, and a copy would be wrong: what a call
+adds to `environ` must be in `os.environ`, and `seed` and `random` must be methods of the same generator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jobrunner.pickling.required_modules import PROTOCOL
 from jobrunner.script.current import NAMES
 
 _NEW: Any = vars(copyreg)["__newobj__"]
-"""What pickles call for an object without its contents."""
+"""The function that pickles call to create an object without its contents."""
 
 
 class Place(NamedTuple):
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 
 def place_of_method(value: Any) -> Place | None:
-    """Where a method of a module's own object is found, as `random.seed` is."""
+    """Return the place of a method of a module's own object, such as `random.seed`."""
     owner = getattr(value, "__self__", None)
     if owner is None or is_of(owner, (ModuleType, type)) or type(owner).__module__ in NAMES:
         return None
@@ -40,13 +40,13 @@ def place_of_method(value: Any) -> Place | None:
 
 
 def place_of_object(value: Any, name: str | None, *, everywhere: bool = False) -> Place | None:
-    """Return the module and name of another object of the standard library, or of any module if `everywhere`.
+    """Return the place of another object of the standard library, or of any module if `everywhere`.
 
-    This also holds for locks, of which each process has its own.
+    This includes locks, because each process has its own.
     """
     kind = type(value)
     if kind in ATOMS or is_of(value, (type, ModuleType)) or kind.__module__ in NAMES:
-        return None  # an instance of a class of the script may be in a module, but is none of its own
+        return None  # an instance of a class of the script does not belong to the module that has it
     if kind is MethodType or kind is BuiltinFunctionType:
         return place_of_method(value)
     place = place_of_known(value)
@@ -59,9 +59,9 @@ def place_of_object(value: Any, name: str | None, *, everywhere: bool = False) -
 
 
 def place_of_empty(value: Any) -> Place | None:
-    """Where an object without contents is found, of any module and under any name: `dataclasses.MISSING`, say.
+    """Return the place of an object without contents, in any module and under any name, such as `dataclasses.MISSING`.
 
-    Such an object is nothing but itself. Programs ask whether something `is` it, and a copy would never be.
+    Programs compare such an object by `is`, so a copy would never be equal.
     """
     if not _is_empty(value):
         return None
@@ -70,7 +70,7 @@ def place_of_empty(value: Any) -> Place | None:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether its pickle says no more than its class."""
+    """Return whether the object's pickle consists of its class alone."""
     kind: Any = type(value)
     if kind is object:
         return True
@@ -84,18 +84,21 @@ def _is_empty(value: Any) -> bool:
         return False
     try:
         make, arguments, *contents = value.__reduce_ex__(PROTOCOL)
-    except Exception:  # whatever it was, pickling will say so
+    except Exception:  # pickling will raise the same error
         return False
-    # Python 3.10 has an empty dictionary for a state.
+    # The state of such an object is an empty dictionary in Python 3.10.
     empty = all(part is None or (type(part) is dict and not part) for part in contents)
     return make is _NEW and len(arguments) == 1 and empty
 
 
 _COMMON = ATOMS | {tuple, list, dict, set, frozenset, type, FunctionType, BuiltinFunctionType, ModuleType}
-"""Kinds of most objects that modules have, none of which is empty as above."""
+"""Kinds of most objects in modules; none of them is an object without contents."""
 
 _places: tuple[int, dict[int, Place]] = 0, {}
-"""How many modules there were, and by id where their objects were found. An object may have gone since."""
+"""The number of modules at the last search, and the places found then by the objects' ids.
+
+An object may have been deleted since.
+"""
 
 
 def _places_by_id() -> dict[int, Place]:
@@ -104,7 +107,8 @@ def _places_by_id() -> dict[int, Place]:
     if _places[0] != count:
         modules = [*sys.modules.items()]
         found: dict[int, Place] = {}
-        # Many modules may have imported it. Every host has those of the standard library, which therefore go first.
+        # Several modules may have imported the object. Those of the standard library go first, because every host has
+        # them.
         modules.sort(key=lambda item: item[0].partition(".")[0] not in sys.stdlib_module_names)
         for module, it in modules:
             if type(it) is not ModuleType or module in NAMES:
@@ -120,7 +124,7 @@ def _places_by_id() -> dict[int, Place]:
 
 
 def place_of_known(value: Any) -> Place | None:
-    """Of what scripts have under other names, too."""
+    """Return the place of an object that scripts may also have under another name."""
     if value is os.environ:
         return Place("os", "environ")
     if value is sys.path:
@@ -140,8 +144,10 @@ def _search(value: Any, name: str, everywhere: bool) -> Place | None:
 
 
 _modules: dict[str, tuple[int, tuple[str, ...]]] = {}
-"""By name, the modules that have something under it, and how many modules there were then: a search takes too long for
-each submit."""
+"""By name, the number of modules at the last search and the modules that had the name.
+
+A search takes too long to be repeated at each submit.
+"""
 
 MAX_NAMES = 1000
 
@@ -160,7 +166,7 @@ def _modules_with(name: str) -> tuple[str, ...]:
 
 
 def _has(module: str, name: str, value: Any) -> bool:
-    """Whether it is there, and the module is one that is imported under this name."""
+    """Return whether the module has the value under this name, and is itself imported under its own name."""
     found = sys.modules.get(module)
-    # Not getattr: there are modules that import others when they are asked for something.
+    # Some modules import others in `__getattr__`, so `getattr` would have effects.
     return type(found) is ModuleType and found.__dict__.get(name) is value and found.__spec__ is not None

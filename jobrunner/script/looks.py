@@ -1,8 +1,8 @@
-"""A look at one global of the script, or at a function that is sent: whether it has changed, and what it needs.
+"""Looks at globals of the script and at functions that are sent: whether they have changed, and what they need.
 
-What is found is of two kinds. Values that cannot change inside (numbers, strings, modules, importable functions, the
-code of functions) make up the *fingerprint*: the same objects mean the same pickle. All others (lists, arrays,
-instances) are pickled to see whether they have changed; their large buffers are hashed where they lie, 40 MB in a few
+A look finds values of two kinds. Values that cannot change inside (numbers, strings, modules, importable functions, the
+code of functions) make up the *fingerprint*: if the objects are the same, so is the pickle. All others (lists, arrays,
+instances) are pickled to see whether they have changed; their large buffers are hashed in place, 40 MB in a few
 milliseconds.
 """
 
@@ -67,11 +67,11 @@ UNFOLLOWED = frozenset(
 """Names in code that may look for globals in ways that cannot be followed."""
 
 _ALL_MODULES = frozenset(("sys", "modules"))
-"""The same, where the code has both: `model.modules()` looks for none."""
+"""Names that have the same meaning if code has both; `model.modules()` alone does not look for globals."""
 
 MAX_ATTEMPTS = 20
 PAUSE = 0.0002
-"""Attempts to pickle what another thread changes meanwhile, and the seconds between the first two of them."""
+"""Attempts to pickle a value that another thread changes meanwhile, and the first pause between them in seconds."""
 
 _DERIVED = frozenset(
     (
@@ -88,11 +88,11 @@ _DERIVED = frozenset(
         *("_unhashable_values_map_", "_field_defaults", "_fields"),
     )
 )
-"""Attributes that Python makes of the rest of a class, and that programs do not change inside."""
+"""Attributes that Python derives from the rest of a class, and that programs do not change inside."""
 
 _CACHED = type(lru_cache(lambda: None))
 _OF_WRAPPED = frozenset(("__wrapped__", "__annotations__"))
-"""Attributes of what is under `lru_cache` that are those of the function inside."""
+"""Attributes that an `lru_cache` wrapper shares with the function inside."""
 _DESCRIPTORS = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
@@ -102,28 +102,28 @@ _DESCRIPTORS = (
 )
 _METHODS = (types.MethodType, BuiltinFunctionType)
 _BEGIN = object()
-"""Stands between the parts of what was looked at, so that one is not taken for another's."""
+"""A separator between the parts of a fingerprint, so that two different objects never have equal fingerprints."""
 
 
 class Look:
-    """What was seen of one thing."""
+    """The state of one global or function, as it was seen at one time."""
 
     __slots__ = ("buffers", "digests", "eager", "fingerprint", "names", "pickle")
 
     def __init__(self) -> None:
         self.fingerprint: list[Any] = []
-        """Objects, to be compared by identity, in an order that depends on the code alone."""
+        """Objects that are compared by identity; their order depends on the code alone."""
         self.digests: list[bytes] = []
         self.names: dict[str, None] = {}
-        """Globals of the script that it needs."""
+        """Names of the script's globals that the object needs."""
         self.eager = False
         self.pickle: Pickled | None = None
-        """Of the whole value, where its pickle alone tells whether it has changed."""
+        """The pickle of the whole value, if only the pickle shows whether the value has changed."""
         self.buffers: list[memoryview] = []
-        """The large buffers of that."""
+        """The large buffers of `pickle`."""
 
     def same(self, before: Look) -> bool:
-        """Whether nothing has changed."""
+        """Return whether nothing has changed since the look `before`."""
         fingerprint, others = self.fingerprint, before.fingerprint
         return (
             len(fingerprint) == len(others)
@@ -134,7 +134,7 @@ class Look:
 
 
 class Looker:
-    """Looks at things of one script. Methods raise whatever pickling raises."""
+    """An observer of one script. Its methods raise whatever pickling raises."""
 
     __slots__ = ("_by_value", "_inside", "_look", "origin")
 
@@ -143,10 +143,10 @@ class Looker:
         self._by_value = by_value
         self._look: Look
         self._inside: set[int] = set()
-        """The ids of the functions and classes that are being looked at: each may lead to itself again."""
+        """Ids of the functions and classes that are being looked at, because each may lead back to itself."""
 
     def at(self, value: Any, name: str | None = None) -> Look:
-        """Look at a global's value; `name` is given where its entry makes it under that name."""
+        """Look at a global's value; `name` is the global's name if its entry creates the value under that name."""
         look = self._look = Look()
         kind = type(value)
         if kind in ATOMS:
@@ -160,7 +160,7 @@ class Looker:
         return look
 
     def at_function(self, fn: FunctionType) -> Look:
-        """Look at a function of the script, whether it is a global or not."""
+        """Look at a function of the script, whether or not it is a global."""
         look = self._look = Look()
         self._once(self._function, fn)
         return look
@@ -168,7 +168,7 @@ class Looker:
     # --- parts --------------------------------------------------------------------------------------------------
 
     def _is_fixed(self, value: Any) -> bool:
-        """Note what cannot change inside; False for all else."""
+        """Note a value that cannot change inside; return False for every other value."""
         if is_fixed(value):
             self._look.fingerprint.append(value)
             return True
@@ -217,7 +217,10 @@ class Looker:
         self._changeable(value)
 
     def _is_other_global(self, value: Any, name: str | None) -> bool:
-        """Note the global, not `name`, that the value is and that its pickle refers to: which one may change."""
+        """Note that the value is another global than `name`.
+
+        Its pickle refers to that global, and another global may have the value later.
+        """
         other = self.origin.shared_name(value)
         if other is None or other == name:
             return False
@@ -226,7 +229,7 @@ class Looker:
         return True
 
     def _is_at_other_place(self, value: Any, name: str | None) -> bool:
-        """Note where a function or class is found, if that is not `name`: its pickle refers to that place."""
+        """Note the place of a function or class if it is not `name`, because its pickle refers to that place."""
         place = self.origin.place(value)
         if place is None or place == name:
             return False
@@ -235,7 +238,10 @@ class Looker:
         return True
 
     def _by_name(self, value: Any) -> bool:
-        """Note what is looked at under a name of its own; False for what is a part of what is looked at now."""
+        """Note a value that is looked at under a name of its own.
+
+        Returns False for a value that is a part of the current one.
+        """
         look = self._look
         place = self.origin.place(value)
         if not look.fingerprint or place is None:
@@ -248,7 +254,7 @@ class Looker:
         return True
 
     def _once(self, look_at: Callable[[T], None], value: T) -> None:
-        """Look at a function or class, unless that has led here."""
+        """Look at a function or class, unless it is being looked at already."""
         if id(value) in self._inside:
             self._look.fingerprint.append(value)
             return
@@ -281,12 +287,16 @@ class Looker:
         self._annotated(annotations)
         for values in (fn.__kwdefaults__, annotations, fn.__dict__):
             fingerprint.append(_BEGIN)
-            for name, value in list((values or {}).items()):  # another thread may change it
+            # `list`: another thread may change the dictionary
+            for name, value in list((values or {}).items()):
                 fingerprint.append(name)
                 self._part(value)
 
     def _cached(self, value: Any) -> None:
-        """What `functools.lru_cache` has made. Its cache is each process's own."""
+        """Look at a wrapper made by `functools.lru_cache`.
+
+        The cache is not a part of it, because each process has its own.
+        """
         fingerprint = self._look.fingerprint
         fingerprint += (_BEGIN, value)
         self._part(value.__wrapped__)
@@ -309,7 +319,7 @@ class Looker:
             self._part(item)
 
     def _annotated(self, annotations: Mapping[str, Any] | None) -> None:
-        """Note the types that annotations name which are strings, and modules: libraries look them up."""
+        """Note the types and modules that annotations given as strings name, because libraries look them up."""
         variables = self.origin.variables
         for text in (annotations or {}).values():
             if type(text) is str:
@@ -328,7 +338,7 @@ class Looker:
         annotations = class_annotations_of(cls)
         self._annotated(annotations)
         for name, value in list((annotations or {}).items()):
-            # Python 3.14 and later may make the text of one anew each time.
+            # Python 3.14 and later may create the text of an annotation anew each time.
             fingerprint += (name, sys.intern(value) if type(value) is str else value)
         if isinstance(cls, EnumMeta):
             self._members(cls)
@@ -352,7 +362,7 @@ class Looker:
     # --- what may change inside -----------------------------------------------------------------------------------
 
     def _changeable(self, value: Any) -> None:
-        if ctypes_classes.is_field(value):  # follows from the fields of its class
+        if ctypes_classes.is_field(value):  # fields follow from the `_fields_` of their class
             self._look.fingerprint.append(value)
             return
         made, buffers = dump(value)
@@ -370,7 +380,7 @@ class Looker:
 
 
 def _may_annotate(value: Any) -> bool:
-    """Whether annotations name such things; a text may by chance have the name of something else."""
+    """Return whether annotations name values of this kind; a word in a text may match another global by chance."""
     return is_of(value, _OF_ANNOTATIONS) or type(value).__module__ in ("typing", "typing_extensions")
 
 
@@ -378,11 +388,11 @@ _OF_ANNOTATIONS = (type, ModuleType, types.GenericAlias, types.UnionType)
 
 
 def is_fixed(value: Any) -> bool:
-    """Whether it cannot change inside, nor what it refers to."""
+    """Return whether neither the value nor any object that it refers to can change inside."""
     kind = type(value)
-    if kind is BuiltinFunctionType:  # the method of a list is one, too
+    if kind is BuiltinFunctionType:  # a list's method is one, too, and the list can change
         return value.__self__ is None or is_of(value.__self__, (ModuleType, type))
-    if is_of(value, ModuleType):  # one that the script has made goes by its contents
+    if is_of(value, ModuleType):  # a module that the script has created is compared by its contents
         return attribute_of(value, "__name__") in sys.modules
     return (
         kind in ATOMS
@@ -393,13 +403,13 @@ def is_fixed(value: Any) -> bool:
 
 
 def _is_of_typing(value: Any) -> bool:
-    """Whether it is `typing.Optional` or the like, which goes by its name."""
+    """Return whether the value is a special form such as `typing.Optional`, which is pickled by its name."""
     name = attribute_of(value, "_name")
     return type(name) is str and vars(typing).get(name) is value
 
 
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:
-    """The pickle of a global or of a part of it, and its large buffers, which are not copied."""
+    """Return the pickle of a global or of a part of it, and its large buffers, which are not copied."""
     place = place_of_object(value, entry)
     if place is not None and (is_of(value, _METHODS) or place_of_known(value) is not None):
         return pickled_as_imported(place), []
@@ -422,7 +432,7 @@ def _dump(value: Any, mode: Mode, entry: str | None) -> tuple[Pickled, list[memo
         buffers: list[memoryview] = []
         try:
             return pickled(value, mode, (OUT_OF_BAND, buffers), entry), buffers
-        except RuntimeError as exc:  # another thread has changed it just now
+        except RuntimeError as exc:  # another thread has just changed the value
             if "during iteration" not in str(exc) or attempt == MAX_ATTEMPTS:
                 raise
             time.sleep(PAUSE * attempt)
@@ -439,7 +449,7 @@ _unfollowed: dict[CodeType, bool] = {}
 
 
 def is_unfollowed(code: CodeType) -> bool:
-    """Whether the code may look for globals in ways that cannot be followed."""
+    """Return whether the code may look for globals in ways that cannot be followed."""
     known = _unfollowed.get(code)
     if known is None:
         if len(_unfollowed) >= MAX_CODES:

@@ -1,7 +1,7 @@
-"""What pickles of a script's functions and classes call when they are loaded.
+"""Functions that pickles of a script's functions and classes call when they are loaded.
 
-Functions take the dictionary of the script as their globals. Those that are globals themselves are entered there as
-soon as they exist, before their contents are loaded, since these may refer to them.
+Functions get the script's dictionary as their globals. A function that is a global itself is entered there as soon as
+it exists and before its contents are loaded, since these may refer to it.
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ from jobrunner.script.current import NAMES
 from jobrunner.system import forks
 
 EMPTY = "jobrunner: an empty cell"
-"""Stands for what a closure's empty cell holds."""
+"""A stand-in for the content of a closure's empty cell."""
 
 
 # --- values ---------------------------------------------------------------------------------------------
 
 
 def global_value(token: str, entry: str, make: Callable[..., Any], *args: Any) -> Any:
-    """A global without its contents, which may refer to it by its name."""
+    """Create a global without its contents, and enter it at once, because its contents may refer to it by its name."""
     made = standin.variables_of(token)[entry] = make(*args)
     return made
 
 
 def set_attributes(made: Any, attributes: dict[str, Any]) -> None:
-    """Without asking the object for a `__setstate__`: a proxy asks for what it stands for, which is not there yet."""
+    """Set attributes without asking the object for a `__setstate__`.
+
+    A proxy would look for that in the object behind it, which does not exist yet.
+    """
     vars(made).update(attributes)
 
 
 def global_of(token: str, name: str) -> Any:
-    """The value of a global that is found inside of another one."""
+    """Return the value of a global that is found inside of another one."""
     return getattr(standin.module_of(token), name)
 
 
@@ -56,7 +59,7 @@ ScriptUnpickler.find_global = staticmethod(global_of)
 def function(
     token: str, entry: str | None, code: Any, name: str, qualname: str, module: str | None, cells: int
 ) -> types.FunctionType:
-    """A function of the script without its contents; entered under `entry`, if it is a global."""
+    """Create a function of the script without its contents; `entry` is its name if it is a global."""
     if isinstance(code, bytes):
         code = marshal.loads(code)
     variables = standin.variables_of(token)
@@ -71,7 +74,7 @@ def function(
 
 
 def set_function(made: types.FunctionType, state: tuple[Any, ...]) -> None:
-    """Fill in what `function` left out."""
+    """Add to a function what `function` omitted."""
     defaults, kwdefaults, contents, attributes, annotations, doc, _submodules = state
     made.__defaults__ = defaults
     made.__kwdefaults__ = kwdefaults
@@ -84,7 +87,7 @@ def set_function(made: types.FunctionType, state: tuple[Any, ...]) -> None:
 
 
 def code(stream: bytes) -> Any:
-    """A code object."""
+    """Return a code object."""
     return marshal.loads(stream)
 
 
@@ -92,20 +95,23 @@ def code(stream: bytes) -> Any:
 
 
 def script_class(token: str, entry: str, skeleton: bytes, make: Callable[..., type], arguments: Any) -> type:
-    """The class under that name, as it was made before if it is built alike; else a new one without its contents."""
+    """Return the class of that name.
+
+    Returns the class that exists already if it is built in the same way, and otherwise a new one without its contents.
+    """
     return standin.of_token(token).made_class(entry, skeleton, make, arguments)
 
 
 def set_script_class(
     made: type, state: tuple[str, str, list[tuple[str, bytes, bytes]], list[str], dict[str, type]]
 ) -> None:
-    """Set those attributes that another version was received of, each from a pickle of its own."""
+    """Set those attributes whose version has changed, each from a pickle of its own."""
     token, entry, attributes, functions, containers = state
     standin.of_token(token).set_class(entry, made, attributes, functions, containers)
 
 
 def set_attribute(made: type, name: str, value: Any) -> None:
-    """One attribute of a class that is being filled."""
+    """Set one attribute of a class."""
     if name == "_abc_impl":
         for subclass in value:
             made.register(subclass)  # type: ignore[attr-defined]
@@ -120,11 +126,11 @@ def set_attribute(made: type, name: str, value: Any) -> None:
 
 
 def new_class(name: str, metaclass: Any, bases: tuple[Any, ...], namespace: dict[str, Any]) -> type:
-    """A class of that kind with nothing in it but `namespace`.
+    """Create a class of that kind which contains only `namespace`.
 
-    What the script has to say about new classes (a metaclass, `__init_subclass__`) has been said in the program, and
-    what came of it arrives with the attributes: here it would be said twice, and of a class that has none yet. What
-    libraries have to say is heard, unless they ask for more than there is.
+    A metaclass or `__init_subclass__` of the script has already run in the program, and its effects arrive with the
+    attributes. It must not run here again, on a class that has no attributes yet. Hooks of libraries do run, unless
+    they need attributes that are not there.
     """
     try:
         with _unheard(bases, NAMES):
@@ -149,7 +155,7 @@ def _class_of_kind(name: str, metaclass: Any, bases: tuple[Any, ...], namespace:
 
 @contextlib.contextmanager
 def _unheard(bases: tuple[Any, ...], modules: tuple[str, ...] | None) -> Iterator[None]:
-    """Have no class of these modules (None: of any) hear of its new subclass."""
+    """Hide the new subclass from `__init_subclass__` of classes of these modules (None: of all modules)."""
     hooks: dict[type, Any] = {}
     for base in bases:
         for cls in getattr(base, "__mro__", ()):
@@ -168,13 +174,13 @@ def _unheard(bases: tuple[Any, ...], modules: tuple[str, ...] | None) -> Iterato
 
 
 _HEAP_TYPE = 1 << 9
-"""Among the flags of a class: its attributes can be set."""
+"""The flag of a class whose attributes can be set."""
 
 REDUCE = "jobrunner: reduce"
-"""Stands, among the attributes of a class, for what `copyreg` was told of it."""
+"""The key, among the attributes of a class, of the function that `copyreg` has for it."""
 
 MEMBERS = "jobrunner: members"
-"""Stands, among the attributes of an enumeration, for what its members have as attributes of their own."""
+"""The key, among the attributes of an enumeration, of its members' own attributes."""
 
 
 def new_enum(
@@ -185,7 +191,10 @@ def new_enum(
     members: dict[str, Any],
     data: dict[Any, Any] | None,
 ) -> type:
-    """An enumeration with its members, aliases among them; where `__new__` is its own, `data` says by value what of."""
+    """Create an enumeration with its members and aliases.
+
+    If the enumeration has its own `__new__`, `data` says which number or string each member is, by the member's value.
+    """
     metaclass: Any = type(bases[-1])
     namespace = metaclass.__prepare__(name, bases)
     for member, value in members.items():
@@ -208,21 +217,21 @@ def new_enum(
 
 
 DATA_TYPES = (int, float, str, bytes)
-"""Members of enumerations may be of these kinds besides."""
+"""The types that members of an enumeration may have besides."""
 
 
 # --- other classes that travel by value -------------------------------------------------------------------
 
 
 class _Arrival(NamedTuple):
-    """The attributes of a class, as they have arrived."""
+    """The state in which a class has arrived."""
 
     version: bytes
     names: frozenset[str]
 
 
 class LocalClass(NamedTuple):
-    """A class in a function that was loaded, as it was when that was sent."""
+    """A class in a function that was loaded, with its state when the function was sent."""
 
     made: type
     version: bytes
@@ -231,19 +240,19 @@ class LocalClass(NamedTuple):
 
 class _Loading(threading.local):
     classes: list[LocalClass] | None = None
-    """Takes the classes that are loaded; None where nobody asks for them."""
+    """The classes that have been loaded, or None while they are not collected."""
 
 
 _loading = _Loading()
 _tracked: WeakValueDictionary[str, type] = WeakValueDictionary()
 _trackers: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 _arrived: WeakKeyDictionary[type, _Arrival] = WeakKeyDictionary()
-"""How each class that has come from elsewhere did so last."""
+"""The last state of each class that has come from another process."""
 _lock = forks.lock()
 
 
 def tracker_of(cls: type) -> str:
-    """The name under which other processes know this class."""
+    """Return the name under which other processes know this class."""
     with _lock:
         known = _trackers.get(cls)
         if known is None:
@@ -255,12 +264,12 @@ def tracker_of(cls: type) -> str:
 
 
 def tracked(tracker: str) -> type:
-    """The class of that name, which is being loaded."""
+    """Return the class of that name, which is being loaded."""
     return _tracked[tracker]
 
 
 def version_of(cls: type) -> bytes | None:
-    """The version in which it has arrived; None for a class that was made here."""
+    """Return the version in which the class has arrived, or None if it was created here."""
     arrival = _arrived.get(cls)
     return None if arrival is None else arrival.version
 
@@ -268,7 +277,10 @@ def version_of(cls: type) -> bytes | None:
 def local_class(
     tracker: str, version: bytes, make: Callable[..., type], arguments: Any, state: bytes
 ) -> type:
-    """A class that no module has under its name. One that was made here, or is known in that version, is left alone."""
+    """Return a class that no module has under its name.
+
+    The class is unchanged if it was created in this process, or has this version already.
+    """
     with _lock:
         made = _tracked.get(tracker)
         if made is None:
@@ -288,7 +300,7 @@ def _renew(local: LocalClass) -> None:
     before = _arrived.get(made)
     if before is not None and before.version == local.version:
         return
-    _arrived[made] = _Arrival(local.version, frozenset())  # it may refer to itself
+    _arrived[made] = _Arrival(local.version, frozenset())  # the class may refer to itself
     names = frozenset() if before is None else before.names
     try:
         attributes = dict(loads(local.state))
@@ -298,14 +310,15 @@ def _renew(local: LocalClass) -> None:
         for name, value in attributes.items():
             set_attribute(made, name, value)
     except BaseException:
-        _arrived[made] = _Arrival(b"", names)  # the next one begins anew
+        # no version equals this one, so the next load sets all attributes
+        _arrived[made] = _Arrival(b"", names)
         raise
     _arrived[made] = _Arrival(local.version, frozenset(attributes))
 
 
 @contextlib.contextmanager
 def noting_classes() -> Iterator[list[LocalClass]]:
-    """The classes that are loaded meanwhile, for `renew`."""
+    """Collect the classes that are loaded in the block, for `renew`."""
     before, _loading.classes = _loading.classes, []
     try:
         yield _loading.classes
@@ -328,15 +341,17 @@ def renew(classes: list[LocalClass]) -> None:
 # --- objects that are only themselves ---------------------------------------------------------------------------
 
 MAX_OBJECTS = 10_000
-"""Instances of `object` that are known by names, and kept for that: nobody is told when one of them goes. Others are
-copied."""
+"""Maximum number of `object` instances that have names.
+
+They are kept for ever, because nothing tells when one is no longer used. Further ones are copied.
+"""
 
 _objects: dict[str, object] = {}
 _object_names: dict[int, str] = {}
 
 
 def name_of_object(value: object) -> str | None:
-    """The name under which other processes know this instance of `object`; None where there are too many."""
+    """Return the name under which other processes know this instance of `object`, or None if there are too many."""
     with _lock:
         known = _object_names.get(id(value))
         if known is None and len(_objects) < MAX_OBJECTS:
@@ -361,19 +376,19 @@ def object_named(name: str) -> object:
 
 
 def module_of(token: str) -> types.ModuleType:
-    """The script's module itself."""
+    """Return the script's module itself."""
     return standin.module_of(token)
 
 
 def cached(wrapped: Callable[..., Any], maxsize: int | None, typed: bool, attributes: dict[str, Any]) -> Any:
-    """What `functools.lru_cache` and `functools.cache` make of a function; its cache is empty."""
+    """Return the wrapper that `functools.lru_cache` or `functools.cache` creates, with an empty cache."""
     made = functools.lru_cache(maxsize, typed)(wrapped)
     made.__dict__.update(attributes)
     return made
 
 
 def wrapper(base: Any, kind: Any, parts: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    """A property or the like, `base`, of a kind that derives from it and may have a constructor of its own."""
+    """Create a property or method wrapper of a class that derives from `base` and may have a constructor of its own."""
     made = base.__new__(kind)
     base.__init__(made, *parts)
     if attributes:
@@ -386,7 +401,7 @@ def single_dispatch(
     registry: list[tuple[type, Callable[..., Any]]],
     attributes: dict[str, Any],
 ) -> Any:
-    """What `functools.singledispatch` makes of a function."""
+    """Return the function that `functools.singledispatch` creates."""
     made: Any = functools.singledispatch(wrapped)
     for cls, implementation in registry:
         made.register(cls, implementation)
@@ -395,7 +410,7 @@ def single_dispatch(
 
 
 def new_type(name: str, module: str, supertype: Any) -> Any:
-    """What `typing.NewType` makes."""
+    """Return the type that `typing.NewType` creates."""
     make: Any = typing.NewType
     made = make(name, supertype)
     made.__module__ = module
@@ -407,12 +422,12 @@ def context_var(name: str, has_default: bool, default: Any) -> ContextVar[Any]:
 
 
 def thread_local(cls: type) -> Any:
-    """One without contents: those are each thread's own."""
+    """Return a `threading.local` without contents, because these belong to one thread."""
     return cls()
 
 
 def lock() -> Any:
-    """A lock that nobody holds: each process has its own."""
+    """Return a new lock, because each process has its own."""
     return threading.Lock()
 
 
@@ -421,28 +436,31 @@ def rlock() -> Any:
 
 
 def mapped_file(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[int, ...], order: str) -> Any:
-    """Raises OSError where this host does not have the file."""
+    """Map the file into memory. Raises OSError if this host does not have it."""
     import numpy
 
     return numpy.memmap(filename, dtype, mode, offset, shape, order)  # type: ignore[call-overload]
 
 
 def imported(module: str, name: str) -> Any:
-    """What a module of this process has under that name. Raises what importing it raises."""
+    """Return the object that a module of this process has under that name. Raises whatever importing it raises."""
     return getattr(importlib.import_module(module), name)
 
 
 def imported_or(module: str, name: str, kind: str, stream: bytes) -> Any:
-    """The same, if it is of that kind; else what the pickle holds. Raises what importing or unpickling raises."""
+    """Return the object that a module has under that name, or load the pickle if that object is of another kind.
+
+    Raises whatever importing or unpickling raises.
+    """
     found = getattr(importlib.import_module(module), name, None)
     return found if type_name(found) == kind else loads(stream)
 
 
 def empty(module: str, name: str, kind: Any) -> Any:
-    """What a module of this process has under that name, an object without contents; a new one where it has none."""
+    """Return the object without contents that a module has under that name, or a new one if it has none."""
     try:
         found = imported(module, name)
-    except Exception:  # the program may have put it there, or has a module that this process does not find
+    except Exception:  # the program may have put the object there, or this process lacks the module
         found = None
     return found if type(found) is kind else kind.__new__(kind)
 

@@ -1,4 +1,4 @@
-"""What a pickle is for."""
+"""The purposes of a pickle."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from typing import NamedTuple
 
 
 class Mode(NamedTuple):
-    """What the pickle is for."""
+    """The purpose of a pickle, which determines how some values are pickled."""
 
     locks: bool = False
-    """Locks in it are replaced by new ones: it is a global, of which each process has its own."""
+    """True if locks are replaced by new ones: the value is a global, and each process has locks of its own."""
     result: bool = False
-    """It goes back to the program: what only this process has goes by value."""
+    """True if the pickle goes back to the program, so that everything that only this process has is pickled by value.
+    """
     inside: str = ""
-    """It is an attribute of a class: functions and classes with names that begin so are a part of it."""
+    """A prefix of names, if the value is an attribute of a class.
+
+    Functions and classes whose qualified names begin with it are a part of that class.
+    """
     shares: bool = False
-    """What is a global of its own is referred to by its name, so that both ways lead to one object."""
+    """True if a value that is a global of its own is referred to by its name, so that both ways lead to one object."""
 
 
 PLAIN = Mode()
 TARGET = Mode(shares=True)
-"""A function of the script that is no global."""
+"""The mode for a function of the script that is not a global."""
 GLOBAL = Mode(locks=True, shares=True)
 RESULT = Mode(result=True)

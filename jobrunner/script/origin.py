@@ -1,4 +1,7 @@
-"""The script as its calls are made from: in the program itself, or in a call of it that makes calls of its own."""
+"""The script from which calls are made.
+
+Calls are made in the program itself, or in a process that runs a call of that program.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from jobrunner.script import standin
 from jobrunner.script.current import NAMES, Program
 
 _NEVER_SHARED = ATOMS | {BuiltinFunctionType, ModuleType, type}
-"""Kinds whose globals are told by their value or go by their name anyway."""
+"""Kinds of values that are compared by value, or are referred to by name anyway."""
 
 
 def _count_of_one() -> int:
-    """What `getrefcount` says, in a loop over the items of a dictionary, of a value that nobody else has."""
+    """Return the reference count of a value that only its dictionary has, as seen in a loop over the items."""
     variables: dict[str, Any] = {"": object()}
     for _name, value in reversed(list(variables.items())):
         return getrefcount(value)
@@ -29,7 +32,7 @@ _ALONE = _count_of_one()
 
 
 class Origin:
-    """The script's module in this process, and what others know of it."""
+    """The script's module in this process, with its globals and its program."""
 
     __slots__ = ("module", "program", "shared", "standin", "variables")
 
@@ -39,19 +42,19 @@ class Origin:
         self.standin = standin.current()
         self.program: Program = program.described(module) if self.standin is None else self.standin.program
         self.shared: dict[int, str] = {}
-        """By the id of its value, each global to which more than its name may refer."""
+        """By the value's id, the name of each global that other objects may hold as well."""
 
     def begin(self, kept: Mapping[str, Any]) -> None:
-        """A definition is made now: find the globals that others may hold inside, such as a default of a function.
+        """Find the globals that other objects may hold, such as a default of a function; called before each definition.
 
-        Counts of references tell who cannot be among them. A count that is high for another reason costs time only.
-        `kept` are the values that the catalogue has, by name, which is one reference more to each.
+        Reference counts exclude most globals. A count that is too high for another reason costs only time. `kept` has
+        the values that the catalogue holds, by name, which adds one reference to each.
         """
         self.shared = dict(self._find_shared(kept))
 
     def _find_shared(self, kept: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         count, alone = getrefcount, _ALONE
-        # Backwards, so that the first name of a value remains.
+        # The order is reversed so that a value's first name remains.
         for name, value in reversed(list(self.variables.items())):
             if count(value) <= alone + (kept.get(name) is value) and not getweakrefcount(value):
                 continue
@@ -61,23 +64,23 @@ class Origin:
             if kind is FunctionType and (
                 value.__globals__ is not self.variables or self.place(value) is not None
             ):
-                continue  # it goes by its name anyway
+                continue  # the pickle refers to it by its name anyway
             if not (name.startswith("__") and name.endswith("__")):
                 yield id(value), name
 
     def shared_name(self, value: Any) -> str | None:
-        """The global that is this very object, if it is one of those that others may hold."""
+        """Return the name of the global whose value is this very object, if other objects may hold it."""
         name = self.shared.get(id(value))
         return name if name is not None and self.variables.get(name) is value else None
 
     def has(self, value: Any) -> bool:
-        """Whether a function or class is one of the script: under a name of it, or made by its code."""
+        """Return whether a function or class belongs to the script: it has a name there, or its code has created it."""
         if type(value) is FunctionType:
             return value.__globals__ is self.variables
         return attribute_of(value, "__module__") in NAMES
 
     def place(self, value: Any) -> str | None:
-        """The name under which a function or class is found in the script, "Class.method"; None if under none."""
+        """Return the name under which the script has a function or class ("Class.method"), or None if it has none."""
         if attribute_of(value, "__module__") not in NAMES:
             return None
         name = attribute_of(value, "__qualname__")
@@ -89,14 +92,14 @@ class Origin:
         return name if found is value else None
 
     def arrives(self, place: str) -> bool:
-        """Whether a reference to that place, in a result, is understood in the program."""
+        """Return whether the program can resolve a reference to that place in a result."""
         return self.standin is None or self.standin.knows(place.partition(".")[0])
 
 
 def _globals_of(module: ModuleType) -> dict[str, Any]:
-    """The dictionary that the functions of the script have as their globals.
+    """Return the dictionary that the script's functions have as their globals.
 
-    In a child of `multiprocessing` the script has run elsewhere, and its module got a copy of what was there.
+    In a child of `multiprocessing` the script has run in another namespace, which was then copied to its module.
     """
     if module.__name__ == NAMES[1]:
         for value in list(vars(module).values()):
@@ -109,7 +112,7 @@ _last: Origin | None = None
 
 
 def of_this_process() -> Origin | None:
-    """None where there is no script: an interpreter that is being taken down, say."""
+    """Return the script of this process, or None if there is none, for example while the interpreter shuts down."""
     global _last
     module = program.script_module()
     if module is None:

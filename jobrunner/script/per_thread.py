@@ -1,8 +1,8 @@
-"""`__main__` in a process that runs calls of several programs at a time, each in a thread: each thread has its own.
+"""A `__main__` for each thread, in a process that runs calls of several programs at a time.
 
-`sys.modules` has one `__main__` for all threads. Here that is a module without contents of its own, which stands for
-the one that the calling thread has entered. A thread that has entered none, one that a call has started say, gets what
-was entered last.
+`sys.modules` has one `__main__` for all threads. In such a process that is a module without contents, which forwards to
+the module that the calling thread has entered. A thread that has entered none, for example one that a call has started,
+gets the module that was entered last.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _thread = _Thread()
 _divided = False
 _main: MainOfThread | None = None
 _before: ModuleType | None = None
-"""What was there before `_main`."""
+"""The module that was `__main__` before `_main`."""
 _last: ModuleType | None = None
 _lock = forks.lock()
 
 
 class MainOfThread(ModuleType):
-    """Whatever is done to it is done to the module of the calling thread."""
+    """A module that forwards every access to the module of the calling thread."""
 
     def __getattribute__(self, name: str) -> Any:
         return getattr(module_of_thread(), name)
@@ -50,13 +50,13 @@ class MainOfThread(ModuleType):
 
 
 def divide() -> None:
-    """From now on each thread of this process has a `__main__` of its own, once a script is entered."""
+    """Let each thread of this process have its own `__main__`, as soon as a script is entered."""
     global _divided
     _divided = True
 
 
 def enter(module: ModuleType) -> bool:
-    """Make it the one of the calling thread; False where threads have none of their own."""
+    """Make `module` the `__main__` of the calling thread; return False if threads have none of their own."""
     global _main, _before, _last
     if not _divided:
         return False
@@ -71,17 +71,17 @@ def enter(module: ModuleType) -> bool:
 
 
 def leave() -> None:
-    """Let the calling thread have what this process has had at first."""
+    """Give the calling thread the `__main__` that this process had at first."""
     _thread.module = _before
 
 
 def entered() -> ModuleType | None:
-    """What the calling thread has entered, if it has."""
+    """Return the module that the calling thread has entered, or None."""
     return _thread.module
 
 
 def module_of_thread() -> ModuleType:
-    """What the calling thread has as `__main__`. Only where one has been entered."""
+    """Return the `__main__` of the calling thread. Call it only after one has been entered."""
     module = _thread.module or _last
     assert module is not None
     return module
@@ -89,7 +89,7 @@ def module_of_thread() -> ModuleType:
 
 @contextmanager
 def within(module: ModuleType | None) -> Iterator[None]:
-    """Let the calling thread have that one meanwhile; None: what it has."""
+    """Give the calling thread `module` as its `__main__` for the duration of the block; None changes nothing."""
     before = _thread.module
     if module is not None:
         _thread.module = module

@@ -1,8 +1,8 @@
-"""The pickler for what plain pickle does not take: functions and classes by value, and what scripts have as globals.
+"""The pickler for functions and classes by value, and for globals of scripts, which plain pickle cannot pickle.
 
-It is cloudpickle's, except that functions of the script take the script's dictionary as their globals at the other end
-(cloudpickle gives them one of their own), that classes of the script go by their name, that a class which the reader
-knows is left as it is (cloudpickle sets its attributes anew), and that code keeps the names of its files.
+It derives from cloudpickle's, with four differences: functions of the script get the script's dictionary as their
+globals at the other end (cloudpickle gives each its own); classes of the script are referred to by name; a class that
+the reader knows remains as it is (cloudpickle sets its attributes anew); and code keeps the names of its files.
 """
 
 from __future__ import annotations
@@ -38,49 +38,49 @@ from jobrunner.script.imported import Place, place_of_empty, place_of_method
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
 
 Large: TypeAlias = tuple[int, list[memoryview]]
-"""From how many bytes on buffers stay out of a pickle, and the list that they are added to."""
+"""The size in bytes from which buffers are kept out of a pickle, and the list to which they are added."""
 
 
 class Pickled(NamedTuple):
-    """A pickle, and what it refers to."""
+    """A pickle, and the things to which it refers."""
 
     stream: bytes
     names: dict[str, None]
-    """Globals of the script that have to be there when it is loaded."""
+    """Names of the script's globals that must exist when the pickle is loaded."""
     referenced: list[Any]
-    """Objects that may be in it by their name alone."""
+    """Objects that the pickle may contain by their names alone."""
     by_value: bool
-    """It holds code, so that its reader needs this version of Python."""
+    """True if the pickle contains code, so that its reader must run the same version of Python."""
     shares: dict[str, None]
-    """Those of `names` that are objects inside of it."""
+    """The names in `names` whose objects are inside of the value."""
 
 
 NOTHING = object()
-"""Is no value that is pickled."""
+"""An object that is never pickled."""
 
 
 def pickled(value: Any, mode: Mode = PLAIN, large: Large | None = None, entry: str | None = None) -> Pickled:
-    """Pickle `value`; as the global `entry` of the script, if that is given. Raises whatever pickling raises."""
+    """Pickle `value`, as the global `entry` of the script if that is given. Raises whatever pickling raises."""
     source = origin.of_this_process() if mode.shares else None
     if source is None or not source.shared:
         return _pickled(ScriptPickler, value, mode, large, entry)[0]
     if entry is not None and source.shared_name(value) not in (None, entry):
         return _pickled(SharingPickler, value, mode, large, entry, is_alias=True)[0]
-    # Few values hold other globals, and to ask about each object takes five times as long.
+    # Few values hold other globals, and asking about each object takes five times as long.
     before = 0 if large is None else len(large[1])
     try:
         made, pickler = _pickled(ScriptPickler, value, mode, large, entry)
         if not pickler.has_met(source.shared):
             return made
     except Exception:
-        pass  # under its name, what cannot be pickled may do
+        pass  # the value may contain an unpicklable global, which the other pickler refers to by name
     if large is not None:
         del large[1][before:]
     return _pickled(SharingPickler, value, mode, large, entry)[0]
 
 
 def pickled_with_objects(value: Any, objects: list[Any] | None, large: Large | None = None) -> Pickled:
-    """As `pickled`; `objects` takes those of `noting.objects_in`."""
+    """Pickle `value` like `pickled`, and put the objects of `required_modules.objects_in` into `objects`."""
     made, pickler = _pickled(ScriptPickler, value, PLAIN, large, None)
     if objects is not None:
         objects[:] = objects_in(pickler)
@@ -106,11 +106,11 @@ def _pickled(
 
 
 _NEW: Any = vars(copyreg)["__newobj__"]
-"""What pickles call for an object without its contents."""
+"""The function that pickles call to create an object without its contents."""
 
 
 class _Container:
-    """Stands for a list or dictionary that is a global, which plain pickle does not ask about."""
+    """A wrapper for a global list or dictionary, because pickle does not call `reducer_override` for these."""
 
     def __init__(self, value: list[Any] | dict[Any, Any]) -> None:
         self.value = value
@@ -127,7 +127,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.names: dict[str, None] = {}
         self.shares: dict[str, None] = {}
         self.pieces: set[int] = set()
-        """What pickles inside of this one have met, see `has_met`."""
+        """The result of `has_met` for all pickles inside of this one."""
         self.referenced: list[Any] = []
         self.by_value = False
         self.open_classes: list[type] = []
@@ -155,14 +155,14 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
     # --- values ---
 
     def reduce_global(self, value: Any) -> Any:
-        """A global that is neither function nor class: it is there under its name before its contents are."""
+        """Reduce a global that is neither function nor class, so that it gets its name before its contents."""
         kind, entry = type(value), self.entry
         self.top = NOTHING
         assert self.origin is not None
         token = self.origin.program.token
         if kind is _Container:
             held = value.value
-            # Copied at once: other threads may change it.
+            # Copied at once, because other threads may change it.
             items = (iter(list(held)), None) if type(held) is list else (None, iter(list(held.items())))
             return makers.global_value, (token, entry, type(held)), None, *items
         self.referenced.append(value)
@@ -183,7 +183,10 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return makers.global_value, (token, entry, make, *arguments), *contents
 
     def _is_looked_for(self, value: Any, make: Any) -> bool:
-        """Whether `make`, of the script, finds the global under its name or in its class. It is not there yet."""
+        """Return whether `make`, a function of the script, would look for the global under its name or in its class.
+
+        The global does not exist yet when the pickle is loaded.
+        """
         assert self.origin is not None
         if type(make) is FunctionType:
             return self.origin.has(make) and self.entry in names_in(make.__code__)
@@ -199,7 +202,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if source is not None and source.has(value):
             entry = self.entry_of(value)
             if entry is None and self.refers_to(value):
-                if self.mode.shares:  # where it changes it becomes another object, and a class does not
+                if self.mode.shares:  # a changed function is another object, but a changed class is not
                     self.shares[value.__qualname__.partition(".")[0]] = None
                 return NotImplemented
             self.by_value = True
@@ -296,7 +299,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return makers.local_class, (makers.tracker_of(value), version, make, arguments, state)
 
     def piece(self, value: Any, mode: Mode, open_class: type | None = None) -> bytes:
-        """A pickle of its own, inside of this one."""
+        """Return a separate pickle that is embedded in this one."""
         file = io.BytesIO()
         pickler = type(self)(file, PROTOCOL)
         pickler.prepare(mode, None, None)
@@ -313,7 +316,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
     # --- names ---
 
     def has_met(self, shared: Mapping[int, str]) -> set[int]:
-        """The ids of the globals that were pickled as parts of this one, although they have names of their own."""
+        """Return the ids of globals that have names of their own but were pickled as parts of this value."""
         memo = self.memo.copy()
         found = self.pieces | {each for each in shared if each in memo}
         if shared.get(id(self.whole)) == self.entry or self.entry is None:
@@ -321,15 +324,15 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return found
 
     def entry_of(self, value: Any) -> str | None:
-        """The name under which this very object is pickled as a global."""
+        """Return the name of the global if `value` is the object that is pickled as a global."""
         if value is not self.top:
             return None
         entry: str | None = self.entry
-        self.top = NOTHING  # but once: what refers to it from inside goes by its name
+        self.top = NOTHING  # only once: references from inside use the name
         return entry
 
     def refers_to(self, value: Any) -> bool:
-        """Whether it goes by its name in the script."""
+        """Return whether the pickle refers to the value by its name in the script."""
         source = self.origin
         if source is None:
             return False
@@ -343,13 +346,16 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class SharingPickler(ScriptPickler):
-    """Asked about each object, numbers in lists too, which takes time: only where some global may be among them."""
+    """A pickler that checks each object, even numbers in lists.
+
+    It is slow, so it is used only for values that may contain another global.
+    """
 
     def persistent_id(self, value: Any) -> Any:
         source: Any = self.origin
         name = source.shared_name(value)
         if name is None or (value is self.whole and self.entry in (None, name)):
-            return None  # what refers to it from inside finds it under its name, or in the pickle
+            return None  # references from inside resolve by name, or inside the pickle
         self.names[name] = self.shares[name] = None
         return source.program.token, name
 
@@ -381,13 +387,13 @@ def _new_type(pickler: Any, value: Any) -> Any:
 
 
 def _weak_reference(pickler: Any, value: weakref.ref[Any]) -> Any:
-    """Alive there as long as something else holds what it refers to, a global say."""
+    """Reduce a weak reference; it stays alive as long as something else, such as a global, holds its object there."""
     held = value()
     return NotImplemented if held is None else (weakref.ref, (held, value.__callback__))
 
 
 def _weak_dictionary(pickler: Any, value: Any) -> Any:
-    """As a global it is there, empty, before its contents are made, which may look for themselves in it."""
+    """Reduce a weak dictionary; a global exists, empty, before its contents, which may look for themselves in it."""
     entry = pickler.entry_of(value)
     items = iter(list(value.items()))
     if entry is None:
@@ -418,10 +424,10 @@ def _empty(value: Any) -> Any:
 
 
 def pickled_as_imported(place: Place, value: Any = None, made: Pickled | None = None) -> Pickled:
-    """As `pickled`, of what that module has there.
+    """Return a pickle of the object that the module has at `place`.
 
-    `made`: the pickle of that `value`, for the case that the script itself has put it there: then the module has it in
-    the program alone.
+    `made` is the pickle of `value`, for the case that the script itself has put the object there, so that only the
+    program's module has it.
     """
     noted = [sys.modules[place.module]]
     if made is None:
@@ -454,8 +460,8 @@ def _rlock(pickler: Any, value: Any) -> Any:
 
 
 def _descriptor(pickler: Any, value: Any) -> Any:
-    """Another process of this host gets one of its own, as multiprocessing hands it over."""
-    from multiprocessing.reduction import ForkingPickler  # here: few programs send any
+    """Reduce a descriptor for another process of this host, as multiprocessing does."""
+    from multiprocessing.reduction import ForkingPickler  # imported here because few programs need it
 
     if pickler.mode.shares:
         kind = "connection of multiprocessing" if _is_connection(type(value)) else "socket"
@@ -470,7 +476,11 @@ def _is_connection(kind: type) -> bool:
 
 
 def _mapped_file(pickler: Any, value: Any) -> Any:
-    """As a global it is the file, which others write to and may see: each process maps it. Else it is an array."""
+    """Reduce an array in a mapped file.
+
+    A global array stands for the file, which others may write and read, so each process maps the file. Any other one is
+    sent as an array.
+    """
     if not pickler.mode.shares or value.base is not value._mmap or value.mode == "c" or not value.filename:
         return NotImplemented
     mode = "r" if value.mode == "r" else "r+"
@@ -485,7 +495,7 @@ def _property(pickler: Any, value: property) -> Any:
 
 def _method_wrapper(pickler: Any, value: classmethod[Any, Any, Any] | staticmethod[Any, Any]) -> Any:
     inside = value.__func__
-    # What it has been given of the function inside it is given again.
+    # The constructor sets the attributes of the function inside again.
     given = value.__dict__
     own = {name: item for name, item in given.items() if getattr(inside, name, NOTHING) is not item}
     own.pop("__wrapped__", None)
@@ -494,7 +504,7 @@ def _method_wrapper(pickler: Any, value: classmethod[Any, Any, Any] | staticmeth
 
 
 def _of_subclass(kind: type) -> Callable[[Any, Any], Any] | None:
-    """What pickles properties, class methods and static methods of kinds that derive from these, and do not say it."""
+    """Return the reducer for a subclass of property, classmethod or staticmethod that does not define its own."""
     if kind in _WRAPPERS or not issubclass(kind, _WRAPPERS):
         return None
     if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
@@ -519,7 +529,7 @@ _CONTAINERS = (
 
 
 def _of_library(kind: type) -> Callable[[Any, Any], Any] | None:
-    """What pickles values of that kind, which has to be imported before there can be any."""
+    """Return the reducer for a class of a library, which must have been imported if there are such values."""
     if _is_connection(kind):
         return _descriptor
     return _mapped_file if kind is getattr(sys.modules.get("numpy"), "memmap", NOTHING) else None
@@ -552,14 +562,15 @@ _SPECIAL = _special()
 
 
 def is_single_dispatch(value: FunctionType) -> bool:
-    """Whether `functools.singledispatch` has made it."""
+    """Return whether `functools.singledispatch` has created the function."""
     return value.__globals__ is vars(functools) and hasattr(value, "registry") and hasattr(value, "dispatch")
 
 
 def _owner_of_method(value: FunctionType) -> type | None:
-    """The class of a module whose class method this is: the name of the function leads to the method.
+    """Return the class of a module of which the function is a class method.
 
-    A generic named tuple has that of `typing.Generic` among its own attributes.
+    The function's qualified name leads to the method, not to the function. A generic named tuple has that of
+    `typing.Generic` among its own attributes.
     """
     name, _, method = value.__qualname__.rpartition(".")
     owner: Any = getattr(sys.modules.get(value.__module__), name, None) if name.isidentifier() else None
@@ -568,7 +579,7 @@ def _owner_of_method(value: FunctionType) -> type | None:
 
 
 def single_dispatch_attributes(value: FunctionType) -> dict[str, Any]:
-    """Those that it has besides what `functools.singledispatch` gives to each."""
+    """Return the attributes that the function has besides those that `functools.singledispatch` sets."""
     return {name: item for name, item in value.__dict__.items() if name not in _OF_SINGLE_DISPATCH}
 
 

@@ -1,7 +1,7 @@
-"""What stands for a program's script in a process that runs its calls.
+"""The stand-in for a program's script in a process that runs the program's calls.
 
-One `Script` per program, with a module that becomes `sys.modules["__main__"]` while calls of that program run. See the
-package for what it is filled with, and when.
+There is one `Script` per program, whose module becomes `sys.modules["__main__"]` while calls of that program run. The
+package's docstring says how and when it is filled.
 """
 
 from __future__ import annotations
@@ -32,16 +32,22 @@ from jobrunner.script.definition import (
 from jobrunner.system import forks
 
 MAX_ROUNDS = 5
-"""Attempts to load globals that hold each other in such a way that some hold what came of another one's failure."""
+"""Maximum number of attempts to load globals that hold each other.
+
+An attempt may leave one of them with the result of another one's failure.
+"""
 
 MAX_SCRIPTS = 8
-"""Programs whose scripts a process keeps: the longest unused one goes, with what its calls have left there."""
+"""Maximum number of programs whose scripts a process keeps.
+
+The one that has been unused for longest is dropped, together with all that its calls have set there.
+"""
 
 
 class ScriptModule(ModuleType):
-    """The module of a stand-in: it loads what is asked for and not there yet."""
+    """The module of a stand-in, which loads a global when it is asked for."""
 
-    __slots__ = ("__script",)  # the script may have a global of any plain name
+    __slots__ = ("__script",)  # a mangled name, because the script may have a global of any plain name
 
     def __init__(self, script: Script) -> None:
         super().__init__(script.program.name)
@@ -55,26 +61,26 @@ class ScriptModule(ModuleType):
 
     @classmethod
     def script_of(cls, module: ModuleType | None) -> Script | None:
-        """The script for which the module stands; None if it is another one."""
+        """Return the script for which the module stands, or None for any other module."""
         return module.__script if type(module) is cls else None
 
 
 class _Unfilled(NamedTuple):
-    """A class that was made, and its attributes: name, version and pickle of each."""
+    """A class that was created, and its attributes: name, version and pickle of each."""
 
     name: str
     made: type
     attributes: list[tuple[str, bytes, bytes]]
     functions: frozenset[str]
-    """The names of those that are functions."""
+    """The names of the attributes that are functions."""
     containers: dict[str, type]
-    """Of those, the lists, dictionaries, sets and the like, by kind."""
+    """The kinds of the attributes that are lists, dictionaries, sets and the like, by name."""
     renewed: list[bytes]
-    """Names of globals that are other objects by now than when it was last filled."""
+    """Names of globals that have become other objects since the class was last filled."""
 
 
 class Script:
-    """The stand-in for one program's script. Calls and look-ups may come from any thread."""
+    """The stand-in for one program's script. Any thread may call it."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -84,42 +90,42 @@ class Script:
         self.received: dict[str, Entry] = {}
         """By name, the entry that was loaded last."""
         self.defined: dict[str, Any] = {}
-        """The functions and classes that entries have made, by name."""
+        """The functions and classes that entries have created, by name."""
         self.image_part: Part | None = None
-        """The image that was received last: the calls of calls bring it along."""
+        """The image that was received last; calls that a call makes carry it on."""
         self._serial = -1
         self._stale: set[str] = set()
-        """Names of what is to be loaded anew, though the program has not changed it."""
+        """Names of globals that must be loaded again although the program has not changed them."""
         self._loads: dict[str, int] = {}
-        """By name, how often an entry has been loaded."""
+        """By name, the number of times an entry has been loaded."""
         self._holds: dict[str, dict[str, int]] = {}
-        """By name, the loads of the globals that are objects inside of what was loaded."""
+        """By name, the load counts of the globals inside of it at the time when it was loaded."""
         self._pending: dict[str, tuple[Entry, Parts]] = {}
         self._in_image: dict[str, Entry] = {}
         self._image_order: dict[str, int] = {}
         self._attributes: dict[str, tuple[bytes, dict[str, bytes]]] = {}
-        """Of classes, by name: how it is built, and the version of each attribute that was received last."""
+        """By a class's name, how the class is built, and the version of each attribute that was received last."""
         self._loading: list[str] = []
-        """Globals that are being loaded, each for the one before it."""
+        """Names of the globals that are being loaded, each on behalf of the one before it."""
         self._building: list[str] = []
-        """Classes that are being made, whose attributes nothing may refer to yet."""
+        """Names of the classes that are being created, to which no attribute may refer yet."""
         self._unfilled: list[_Unfilled] = []
-        """Classes that were made, and get their attributes when nothing is being made."""
+        """Classes that were created, and get their attributes as soon as no class is being created."""
         self._later: list[tuple[type, str, bytes, dict[str, bytes], bytes]] = []
-        """Attributes that refer to globals that are being loaded."""
+        """Attributes that refer to globals that are still being loaded."""
         self._met_itself = False
-        """A global that is being loaded was asked for, and is not there yet."""
+        """True if a global that is being loaded was asked for before it existed."""
         self._last: Outline | None = None
         self._lock = forks.lock()
 
     # --- before a call --------------------------------------------------------------------------------------
 
     def prepare(self, outline: Outline, parts: Parts) -> None:
-        """Have everything as the definition says. Raises SerializationError, which names the global."""
+        """Load all that the definition needs. Raises SerializationError, which names the global."""
         if outline is self._last:
             return
         with self._lock:
-            self._last = None  # until all of it is there
+            self._last = None  # an error leaves None here, so that the next call tries again
             if outline.image is not None and (
                 self.image_part is None or outline.image != self.image_part.version
             ):
@@ -129,13 +135,13 @@ class Script:
             self._load_all(outline.entries, parts)
             if outline.eager:
                 for name in list(self._in_image):
-                    # What cannot be loaded is missed by whoever asks for it, as what could not be pickled.
+                    # A global that cannot be loaded is absent, like one that could not be pickled.
                     with contextlib.suppress(Exception):
                         self.find(name)
             self._last = outline
 
     def enter(self) -> None:
-        """Be the script of this process, or of the calling thread, where each has its own."""
+        """Become the `__main__` of this process, or of the calling thread if each thread has its own."""
         if threads.enter(self.module):
             if self.program.name == NAMES[1]:
                 sys.modules[NAMES[1]] = sys.modules["__main__"]
@@ -147,7 +153,7 @@ class Script:
                 sys.modules.pop(NAMES[1], None)
 
     def find(self, name: str) -> tuple[bool, Any]:
-        """Whether the script has such a global, and its value, which is loaded if it was not yet."""
+        """Return whether the script has such a global, and its value; load it first if necessary."""
         with self._lock:
             pending = self._pending.get(name)
             if pending is not None:
@@ -170,7 +176,7 @@ class Script:
                 self._unload(changed, parts)
                 while self._load_pending(changed, parts):
                     pass
-                # What was met while another one was loaded in vain may hold what came of that: look again.
+                # A global may hold the result of another one's failed load, so all are checked again.
         finally:
             self._pending.clear()
 
@@ -181,11 +187,11 @@ class Script:
                 self.variables.pop(entry.name, None)
 
     def _load_pending(self, entries: Iterable[Entry], parts: Parts) -> bool:
-        """Load what is pending; whether some is left, for another round.
+        """Load all pending entries; return whether some remain for another round.
 
-        A tuple cannot be there before what it holds, a list can: where both hold each other, the list has to be first.
-        So does a table in which an instance looks for itself while it is loaded, if it is in that table.
-        What was loaded in vain, since the wrong one was first, is pending again, with all that was loaded meanwhile.
+        A tuple cannot exist before its contents, but a list can. If the two hold each other, the list must be first. So
+        must a table in which an instance looks for itself while it is loaded, if the instance is in that table. When
+        the wrong one was first, its load fails, and it is pending again together with all that was loaded meanwhile.
         """
         failed = None
         before = len(self._pending)
@@ -206,7 +212,7 @@ class Script:
         return failed is not None and bool(self._pending)
 
     def _new_among(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those that have changed, and those that hold one that has: they are to hold the new object."""
+        """Return the entries that have changed, and those that hold one of these and must get the new object."""
         old: list[Entry] = []
         new: list[Entry] = []
         for entry in entries:
@@ -225,7 +231,7 @@ class Script:
         return bool(self._renewed_in(entry.name))
 
     def _renewed_in(self, name: str) -> list[str]:
-        """The globals inside of that one which have been loaded again since it was, or are about to be."""
+        """Return the globals inside of that one that have been loaded since it was, or are about to be."""
         holds = self._holds.get(name, {})
         return [
             held for held, loads in holds.items() if self._loads.get(held) != loads or held in self._pending
@@ -264,7 +270,7 @@ class Script:
             self._set_later()
 
     def _give_up(self, entry: Entry) -> None:
-        """Leave nothing behind that is half made."""
+        """Remove all that is incomplete after a failed load."""
         self._loading.pop()
         if entry.name in self._building:
             self._building.remove(entry.name)
@@ -278,7 +284,10 @@ class Script:
             self._later.clear()
 
     def _remove(self, name: str) -> None:
-        """The program has deleted that global. Should the same class return, it is the one that instances have."""
+        """Remove a global that the program has deleted.
+
+        The class stays in `defined`, so that instances keep their class if it returns.
+        """
         if self.received.pop(name, None) is not None:
             self.variables.pop(name, None)
             self._holds.pop(name, None)
@@ -291,7 +300,7 @@ class Script:
         before, self._in_image = self._in_image, {entry.name: entry for entry in image.entries}
         self._image_order = {name: place for place, name in enumerate(self._in_image)}
         _take_sources(image)
-        # What was loaded from the last image, and nothing else has brought since, follows the script.
+        # Globals that came with the last image, and with no definition since, are replaced by those of the new image.
         received = self.received
         follows = [
             entry
@@ -319,7 +328,7 @@ class Script:
     def made_class(
         self, name: str, skeleton: bytes, make: Callable[..., type], arguments: tuple[Any, ...]
     ) -> type:
-        """See `makers.script_class`."""
+        """Return the class of that name for `makers.script_class`."""
         known = self._attributes.get(name)
         made = self.defined.get(name)
         if known is None or known[0] != skeleton or not isinstance(made, type):
@@ -333,7 +342,7 @@ class Script:
         return made
 
     def _forget_holders_of(self, name: str, before: Any) -> None:
-        """The class, `before`, is about to be another object: what refers to it is to be loaded anew."""
+        """Mark all that refers to the class `before` to be loaded again, because the class becomes another object."""
         for other, entry in list(self.received.items()):
             if name not in entry.needs or other in self._loading or other in self._stale:
                 continue
@@ -355,10 +364,10 @@ class Script:
         functions: list[str],
         containers: dict[str, type],
     ) -> None:
-        """See `makers.set_script_class`; `functions` are the names of those that are functions.
+        """Set the attributes of a class for `makers.set_script_class`; `functions` names those that are functions.
 
-        Attributes may refer to classes that derive from this one, and are made just now: they wait until these are.
-        All functions come before all other attributes, for instances need them.
+        Attributes may refer to subclasses of this class that are being created, so they are set after these exist. All
+        functions are set before all other attributes, because instances need them.
         """
         self._unfilled.append(
             _Unfilled(
@@ -389,10 +398,10 @@ class Script:
             if attribute in made.__dict__:
                 delattr(made, attribute)
         if ctypes_classes.is_kind_of_ctypes(type(made)):
-            return  # fields can be set but once
+            return  # fields can be set only once
         for attribute, _, _ in one.attributes:
-            # In the order in which the program's class has them; also for a `__new__` that looks whether there is an
-            # instance already.
+            # Attributes keep the order of the program's class. A `__new__` that looks for an existing instance finds
+            # None.
             if (
                 not attribute.startswith("__")
                 and attribute not in versions
@@ -430,11 +439,11 @@ class Script:
     # --- what goes back ---------------------------------------------------------------------------------------
 
     def knows(self, name: str) -> bool:
-        """Whether the program has that function or class under this name, as far as it is known here."""
+        """Return whether the program has that function or class under this name, as far as this process knows."""
         return name in self.defined and self.variables.get(name) is self.defined[name]
 
     def has_own(self) -> bool:
-        """Whether calls have set globals to functions or classes that the program does not have."""
+        """Return whether calls have set globals to functions or classes that the program does not have."""
         defined = self.defined
         return any(
             value is not defined.get(name)
@@ -448,14 +457,14 @@ _lock = forks.lock()
 
 
 def current() -> Script | None:
-    """The stand-in that this process, or this thread, has as its script; None in a program."""
+    """Return the stand-in that this process or thread has as its script, or None in the program itself."""
     return ScriptModule.script_of(script_module())
 
 
 def enter(outline: Outline, parts: Parts) -> Script | None:
     """Make the script of that program the one of this process, and ready for calls of the definition.
 
-    None where this process runs the program itself.
+    Returns None if this process runs the program itself.
     """
     if outline.program.token == own_token():
         threads.leave()
@@ -469,17 +478,17 @@ def enter(outline: Outline, parts: Parts) -> Script | None:
 
 
 def of_token(token: str) -> Script:
-    """The stand-in for that program, which is being loaded."""
+    """Return the stand-in for that program, which is being loaded."""
     return _scripts[token]
 
 
 def variables_of(token: str) -> dict[str, Any]:
-    """The globals of that program's script in this process; of a new module, where it is not known."""
+    """Return the globals of that program's script in this process, which are empty if the program is not known yet."""
     return module_of(token).__dict__
 
 
 def module_of(token: str) -> ModuleType:
-    """See `variables_of`."""
+    """Return the module of that program's script in this process, which is new if the program is not known yet."""
     if token == own_token():
         module = script_module()
         if module is not None:
@@ -514,7 +523,7 @@ def _describe(module: ModuleType, program: Program) -> None:
 
 
 def _name_that_was_missing(exc: BaseException | None) -> str | None:
-    """The global that code of the script has asked for in vain while something was loaded."""
+    """Return the global that code of the script has asked for in vain during a load, or None."""
     while exc is not None:
         if isinstance(exc, NameError) and exc.name is not None:
             return exc.name
@@ -523,9 +532,9 @@ def _name_that_was_missing(exc: BaseException | None) -> str | None:
 
 
 def _take_sources(image: Image) -> None:
-    """For tracebacks and `inspect`: the text of the script's files as the program has them."""
+    """Give `linecache` the text of the script's files as the program has them, for tracebacks and `inspect`."""
     import linecache
 
     for file, text in image.sources:
-        # Without a time, so that nobody looks for a newer one on this host.
+        # An entry without a time is not compared with a file of this host.
         linecache.cache[file] = len(text), None, text.splitlines(True), file

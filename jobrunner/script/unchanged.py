@@ -1,7 +1,7 @@
-"""The quickest look at a function of the script: whether all that its calls need is the same as when it was defined.
+"""The quickest check of a function of the script: whether all that its calls need is the same as at its definition.
 
-It is made for plain functions, as most are: without a closure, with helpers that are plain functions too, and globals
-that cannot change inside. `looks` finds out the same for any function, in ten times the time.
+It serves plain functions, which most are: functions without a closure whose helpers are plain, too, and whose globals
+cannot change inside. `looks` serves any function, in ten times the time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jobrunner.script.looks import is_fixed
 
 
 class _Plain(NamedTuple):
-    """What a plain function was."""
+    """The state of a plain function."""
 
     function: Any
     code: CodeType
@@ -38,7 +38,7 @@ class _Plain(NamedTuple):
 
 
 class Unchanged:
-    """What the globals `names` and the functions among them were, and `fn`."""
+    """The state of `fn`, of the globals `names`, and of the functions among these."""
 
     __slots__ = ("_absent", "_count", "_functions", "_modules", "_values", "_variables", "fn")
 
@@ -62,7 +62,7 @@ class Unchanged:
     def of(
         cls, fn: FunctionType, names: Iterable[str], gone: Iterable[str], variables: dict[str, Any]
     ) -> Unchanged | None:
-        """None where that takes more than a quick look. `gone` are globals that are not to be there."""
+        """Return the present state, or None if no quick check can do. `gone` names globals that must be absent."""
         functions = [fn]
         values = []
         for name in names:
@@ -82,7 +82,7 @@ class Unchanged:
         return cls(fn, found, tuple(values), tuple(absent), variables)
 
     def holds(self) -> bool:
-        """Whether all of it is as it was."""
+        """Return whether nothing has changed."""
         variables = self._variables
         if len(variables) != self._count or len(sys.modules) != self._modules:
             return False

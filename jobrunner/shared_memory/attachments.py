@@ -1,4 +1,4 @@
-"""The maps through which this process reads segments, and which it keeps for the next payload in the same segment."""
+"""The maps through which this process reads segments, which are kept for the next payload in the same segment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from jobrunner.shared_memory.shared_payload import (
 
 
 class Attachment:
-    """One private map. Its lock is that of `fd`; without (-1) it lasts as long as the map."""
+    """A private map. Its lock is that of `fd`; if that is -1, the lock lasts as long as the map."""
 
     __slots__ = ("address", "fd", "forks", "idle_since", "length", "segment")
 
     def __init__(self, fd: int, segment: bytes) -> None:
-        """Raises OSError, and has closed `fd` then."""
+        """Map a segment; on an error, close `fd` and raise OSError."""
         self.fd = fd
         self.segment = segment
         self.forks = 0
@@ -41,7 +41,7 @@ class Attachment:
             raise
 
     def holds(self, label: Label) -> bool:
-        """Whether it is locked now, and this payload is in it."""
+        """Return whether the segment is locked now and contains this payload."""
         if not system.lock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB):
             return False
         header = system.read(self.address, HEADER.size)
@@ -60,28 +60,28 @@ class Attachment:
 
 
 class Attachments:
-    """This process's; thread-safe. Keeps idle maps only while it has `users`, who call `trim`."""
+    """The maps of this process. Thread-safe. It keeps idle maps only while it has users, who call `trim`."""
 
     def __init__(self) -> None:
         self.most_idle = 0
-        """Bytes."""
+        """Maximum size of idle maps in bytes."""
         self.populate = False
-        """Set up all pages of a new map at once: for those who will surely read all of it."""
+        """Whether to set up all pages of a new map at once, for a process that will surely read all of it."""
         self._users = 0
         self._lock = threading.Lock()
         self._idle: dict[bytes, Attachment] = {}
-        """By segment; those that were idle longest first."""
+        """The idle maps by segment; those that were idle longest come first."""
         self._live: set[Attachment] = set()
         self._forks = 0
         self._most = most_descriptors()
         os.register_at_fork(after_in_parent=self._forked, after_in_child=self._in_child)
 
     def views(self, payload: SharedPayload) -> tuple[memoryview | bytearray, ...]:
-        """As SharedPayload.views."""
+        """Return the parts of a payload, like SharedPayload.views."""
         starts, _ = offsets(payload.label.sizes)
         try:
             attachment = self._attach(payload)
-        except (OSError, ImportError):  # no descriptor, no further map, no ctypes
+        except (OSError, ImportError):  # there is no free descriptor, no room for a map, or no ctypes
             return copies(payload.fileno(), payload.label)
         attachment.forks = self._forks
         memory: Any = system.memory(attachment.address, attachment.length)
@@ -94,11 +94,11 @@ class Attachments:
 
     @property
     def in_use(self) -> bool:
-        """Whether `trim` may have something to do, sooner or later."""
+        """Whether `trim` may have something to do, now or later."""
         return bool(self._idle or self._live)
 
     def add_user(self, most_idle: int) -> None:
-        """Somebody who calls `trim` from now on, until `remove_user`."""
+        """Add a user, who calls `trim` from now on until `remove_user`."""
         with self._lock:
             self._users += 1
             self.most_idle = most_idle
@@ -106,10 +106,10 @@ class Attachments:
     def remove_user(self) -> None:
         with self._lock:
             self._users -= 1
-        self.trim(0.0)  # most of it was this one's
+        self.trim(0.0)  # most of it belonged to this user
 
     def trim(self, seconds: float = IDLE_SECONDS) -> None:
-        """Let go of what was idle for so long."""
+        """Release maps that were idle for this number of seconds."""
         before = time.monotonic() - seconds
         with self._lock:
             old = [a for a in self._idle.values() if a.idle_since <= before]
@@ -119,11 +119,11 @@ class Attachments:
             attachment.close()
 
     def counts(self) -> tuple[int, int]:
-        """Maps that somebody reads, and idle ones."""
+        """Return the numbers of maps in use and of idle ones."""
         return len(self._live), len(self._idle)
 
     def _attach(self, payload: SharedPayload) -> Attachment:
-        """Raises OSError."""
+        """Return an attachment to the segment of a payload. Raises OSError."""
         label = payload.label
         with self._lock:
             known = self._idle.pop(label.segment, None)
@@ -134,7 +134,7 @@ class Attachments:
         attachment = Attachment(payload.locked(), label.segment)
         if not attachment.holds(label):
             attachment.close()
-            raise SharedMemoryError("this memory holds another payload by now")
+            raise SharedMemoryError("this memory now holds another payload")
         if self.populate:
             system.populate(attachment.address, attachment.length)
         if len(self._live) >= self._most:
@@ -151,7 +151,8 @@ class Attachments:
         worth_keeping = (
             self._users > 0
             and attachment.fd >= 0
-            and attachment.forks == self._forks  # else a child may have the map, and the lock with us
+            # otherwise a child may have the map, and share the lock with us
+            and attachment.forks == self._forks
             and attachment.length <= self.most_idle
             and system.untouched(attachment.address, attachment.length)
         )
@@ -181,7 +182,7 @@ class Attachments:
         self._forks += 1
 
     def _in_child(self) -> None:
-        """What is idle here is shared with the parent, as its locks are: leave it alone."""
+        """Forget idle maps in a child, which shares them and their locks with its parent."""
         self._forks += 1
         self._lock = threading.Lock()
         self._idle = {}

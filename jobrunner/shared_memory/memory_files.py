@@ -19,12 +19,12 @@ MADV_POPULATE_READ = 22
 PRESENT_OR_SWAPPED = 0xC0
 OF_THE_FILE = 0x20
 CLEAN = bytes(byte for byte in range(256) if not byte & PRESENT_OR_SWAPPED or byte & OF_THE_FILE)
-"""Highest bytes of the entries in /proc/self/pagemap that stand for a page which was not written to."""
+"""Highest bytes of those entries in /proc/self/pagemap that mean a page without changes."""
 
 
 @functools.cache
 def library() -> Any:
-    """The C library; its functions are called with the interpreter held."""
+    """Return the C library, whose functions are called with the interpreter held."""
     import ctypes
 
     libc = ctypes.PyDLL(None, use_errno=True)
@@ -41,7 +41,7 @@ def library() -> Any:
 
 
 def failure() -> OSError:
-    """Of the call that has just failed."""
+    """Return the error of the call that has just failed."""
     import ctypes
 
     number = ctypes.get_errno()
@@ -49,7 +49,7 @@ def failure() -> OSError:
 
 
 def open_file(path: str) -> int:
-    """A descriptor for reading. Raises OSError."""
+    """Return a descriptor for reading. Raises OSError."""
     fd: int = library().open(path.encode(), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if fd < 0:
         raise failure()
@@ -61,12 +61,12 @@ def close_file(fd: int) -> None:
 
 
 def lock(fd: int, operation: int) -> bool:
-    """As fcntl.flock, with LOCK_NB; whether it has worked."""
+    """Lock a file like fcntl.flock with LOCK_NB; return whether that has succeeded."""
     return bool(library().flock(fd, operation) == 0)
 
 
 def map_file(fd: int, size: int, *, private: bool) -> int:
-    """The address of a writable map. Raises OSError."""
+    """Return the address of a writable map. Raises OSError."""
     import ctypes
 
     protection = mmap.PROT_READ | mmap.PROT_WRITE
@@ -83,7 +83,7 @@ def unmap(address: int, size: int) -> None:
 
 @functools.cache
 def patient_madvise() -> Any:
-    """It may take a while, and lets others have the interpreter."""
+    """Return a madvise that releases the interpreter, because it may take a while."""
     import ctypes
 
     madvise = ctypes.CDLL(None).madvise
@@ -92,12 +92,12 @@ def patient_madvise() -> Any:
 
 
 def populate(address: int, size: int) -> None:
-    """Set up all pages at once, where the kernel can; else each is when it is first read, for twice the time."""
+    """Set up all pages at once if the kernel can; otherwise each is set up at its first access, in twice the time."""
     patient_madvise()(address, size, MADV_POPULATE_READ)
 
 
 def memory(address: int, size: int) -> Any:
-    """An object that has this memory for a buffer, and can be referred to weakly."""
+    """Return an object that has this memory as its buffer and that supports weak references."""
     import ctypes
 
     return (ctypes.c_ubyte * size).from_address(address)
@@ -110,7 +110,7 @@ def read(address: int, size: int) -> bytes:
 
 
 def untouched(address: int, size: int) -> bool:
-    """Whether no page of a private map was written to; False where that is not known."""
+    """Return whether no page of a private map was changed; False if that is unknown."""
     import ctypes
 
     first, last = address // mmap.PAGESIZE, (address + size - 1) // mmap.PAGESIZE

@@ -1,4 +1,4 @@
-"""The segments that one process fills: taken for a payload, and again for others when nobody reads it any more."""
+"""The segments that one process fills: each is taken for a payload, and again for another when nobody reads it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from jobrunner.shared_memory.limits import IDLE_SECONDS, SHARE_FROM, most_descri
 from jobrunner.shared_memory.shared_payload import HEADER, MAGIC, Label, SharedPayload, offsets
 
 PIECE = 16 * 1024 * 1024
-"""Bytes copied at once: other threads have their turn in between."""
+"""Number of bytes that are copied at once, so that other threads have their turn in between."""
 
 
 def can_share() -> bool:
-    """Whether this system has what segments need."""
+    """Return whether this system has what segments need."""
     return (
         sys.platform == "linux"
         and hasattr(os, "memfd_create")
@@ -32,7 +32,7 @@ def can_share() -> bool:
 
 
 class Segment:
-    """One memfd; used by one thread at a time. The constructor raises OSError."""
+    """One memfd, used by one thread at a time. The constructor raises OSError."""
 
     def __init__(self) -> None:
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
@@ -48,15 +48,15 @@ class Segment:
         self.idle_since = 0.0
         self._address = 0
         self._memory = memoryview(b"")
-        """What of it is mapped."""
+        """The part of it that is mapped."""
 
     def is_free(self) -> bool:
-        """Whether nobody holds a lock."""
+        """Return whether nobody holds a lock."""
         free = system.lock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return free and system.lock(self.fd, fcntl.LOCK_UN)
 
     def fill(self, parts: Sequence[memoryview]) -> Label:
-        """Copy the parts into it. Raises OSError or MemoryError when there is no memory for them."""
+        """Copy the parts into the segment. Raises OSError or MemoryError if there is no memory for them."""
         sizes = tuple(part.nbytes for part in parts)
         starts, end = offsets(sizes)
         self.fills += 1
@@ -67,7 +67,7 @@ class Segment:
             for offset in range(0, part.nbytes, PIECE):
                 self._write(part[offset : offset + PIECE], start + offset)
         if end > self.capacity:
-            os.ftruncate(self.fd, end)  # in case that the last part is empty
+            os.ftruncate(self.fd, end)  # the last part may be empty
             self.capacity = end
         return Label(self.id, self.fills, sizes)
 
@@ -86,7 +86,7 @@ class Segment:
             piece, offset = piece[count:], offset + count
 
     def _map(self) -> None:
-        """Map what has been filled before."""
+        """Map the part that has been filled before."""
         self._unmap()
         self._address = system.map_file(self.fd, self.capacity, private=False)
         self._memory = memoryview(system.memory(self._address, self.capacity)).cast("B")
@@ -103,9 +103,11 @@ class Segment:
 
 
 class SegmentPool:
-    """Thread-safe. Keeps at most `most_idle` bytes of segments that hold no payload, and none for long: see `trim`.
+    """A pool of segments.
 
-    In a process that was forked from its own it gives nothing.
+    Thread-safe. It keeps at most `most_idle` bytes of segments without a payload, for a short time, see `trim`.
+
+    In a process that was forked from its own it provides nothing.
     """
 
     def __init__(self, most_idle: int, share_from: int = SHARE_FROM) -> None:
@@ -113,18 +115,19 @@ class SegmentPool:
         self._share_from = share_from
         self._most_segments = most_descriptors()
         self._pid = os.getpid()
-        # Reentrant: the garbage collector may call a finalizer of the program's in a thread that is in here. What that
-        # one stores is not shared, and what it lets go of is taken back later.
+        # The lock is reentrant, because the garbage collector may call a finalizer of the program in a thread that
+        # holds it. A payload that the finalizer stores is not shared, and one that it releases is taken back later.
         self._lock: Any = threading.RLock()
         self._idle: list[Segment] = []
-        """Those that were idle longest first."""
+        """The idle segments; those that were idle longest come first."""
         self._returned: deque[Segment] = deque()
-        """Let go of, by whichever thread; a lock could not be taken there, for the garbage collector comes along."""
+        """Segments that any thread has released; no lock may be taken there, because the garbage collector may do it.
+        """
         self._filled = 0
         self._closed = False
 
     def store(self, parts: Sequence[Buffer]) -> SharedPayload | None:
-        """The payload of these parts; None if it is small, or cannot be shared for whatever reason."""
+        """Return the payload of these parts, or None if it is small or cannot be shared for any reason."""
         views = [memoryview(part).cast("B") for part in parts]
         size = sum(view.nbytes for view in views)
         if size < self._share_from or os.getpid() != self._pid:
@@ -139,7 +142,7 @@ class SegmentPool:
         except (OSError, ValueError, MemoryError):
             return None
         finally:
-            if payload is None:  # also after a Ctrl-C
+            if payload is None:  # also after Ctrl-C
                 with self._lock:
                     self._filled -= 1
                 segment.close()
@@ -147,11 +150,11 @@ class SegmentPool:
 
     @property
     def in_use(self) -> bool:
-        """Whether `trim` may have something to do, sooner or later."""
+        """Whether `trim` may have something to do, now or later."""
         return bool(self._idle or self._returned or self._filled)
 
     def trim(self, seconds: float = IDLE_SECONDS) -> None:
-        """Let go of what was idle for so long."""
+        """Release segments that were idle for this number of seconds."""
         with self._lock:
             self._collect()
             before = time.monotonic() - seconds
@@ -159,13 +162,13 @@ class SegmentPool:
                 self._idle.pop(0).close()
 
     def close(self) -> None:
-        """Payloads that are still there stay whole; nothing is kept after them."""
+        """Close the pool. Existing payloads stay complete, and their segments are not kept after them."""
         with self._lock:
             self._closed = True
             self._collect()
 
     def counts(self) -> tuple[int, int]:
-        """Segments that hold a payload of this process, and those that do not."""
+        """Return the numbers of segments with a payload of this process and without one."""
         with self._lock:
             self._collect()
             return self._filled, len(self._idle)
@@ -177,7 +180,7 @@ class SegmentPool:
             self._collect()
             if self._closed or self._filled >= self._most_segments:
                 return None
-            # Not one that is much larger, which a small payload would keep from others; one that is somewhat smaller
+            # A much larger one is not taken, because a small payload would keep it from others; a slightly smaller one
             # grows.
             fitting = [s for s in self._idle if size <= 2 * s.capacity and s.capacity <= 2 * size]
             fitting.sort(key=lambda s: (s.capacity < size, abs(s.capacity - size)))
@@ -203,7 +206,7 @@ class SegmentPool:
                 self._lock.release()
 
     def _collect(self) -> None:
-        """Under the lock: take what was returned, and keep of all that as much as may be."""
+        """Take back returned segments, and keep as many as permitted; the caller holds the lock."""
         while self._returned:
             segment = self._returned.popleft()
             self._filled -= 1

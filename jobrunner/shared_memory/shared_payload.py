@@ -1,4 +1,4 @@
-"""A payload that lies in a segment: what stands for it in messages, and how its bytes are had."""
+"""A payload in a segment: its representation in messages, and the access to its bytes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ MAX_BYTES = 1 << 60
 
 
 class SharedMemoryError(Exception):
-    """What was given is not a segment that holds this payload."""
+    """The error that given data is not a segment with this payload."""
 
 
 class Label(NamedTuple):
-    """Which fill of which segment, and the bytes of each part. Whoever has the descriptor too has the payload."""
+    """The identity of a payload: the segment, its fill, and the size of each part.
+
+    The descriptor gives access to it.
+    """
 
     segment: bytes
     fill: int
@@ -41,7 +44,7 @@ class Label(NamedTuple):
 
 
 def checked_label(segment: object, fill: object, sizes: object) -> Label:
-    """The label that another process has sent. Raises SharedMemoryError."""
+    """Return the label that another process has sent. Raises SharedMemoryError."""
     if (
         not isinstance(segment, bytes)
         or len(segment) != 16
@@ -55,7 +58,7 @@ def checked_label(segment: object, fill: object, sizes: object) -> Label:
 
 
 def offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Where each part begins, and where the last one ends."""
+    """Return the offset of each part, and the end of the last one."""
     starts = []
     end = PART_START
     for size in sizes:
@@ -66,21 +69,24 @@ def offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
 
 
 class SharedPayload(MappedPayload):
-    """See the module; immutable. The memory stays as it is until this object, and all that `views` gave, are gone."""
+    """A payload in a segment; immutable.
+
+    The memory does not change until this object and all results of `views` are gone.
+    """
 
     __slots__ = ("__weakref__", "_fd", "_finalizer", "label", "size")
 
     def __init__(self, fd: int, label: Label, release: Callable[..., object], *arguments: object) -> None:
-        """`release(*arguments)` is called when this object is gone: from any thread, and at any time."""
+        """Create the payload; any thread calls `release(*arguments)` at any time when this object is gone."""
         self._fd = fd
         self.label = label
         self.size = label.size
-        """Bytes of all parts."""
+        """Size of all parts in bytes."""
         self._finalizer = weakref.finalize(self, release, *arguments)
         self._finalizer.atexit = False
 
     def close(self) -> None:
-        """Be gone at once: nobody will ask for it any more. What `views` gave stays whole."""
+        """Release the payload at once, because nobody will ask for it any more. Results of `views` stay valid."""
         self._fd = -1
         self._finalizer()
 
@@ -88,18 +94,24 @@ class SharedPayload(MappedPayload):
         return self._fd
 
     def locked(self) -> int:
-        """A new descriptor, whose lock keeps the memory as it is until its last copy is closed. Raises OSError."""
+        """Return a new descriptor, whose lock keeps the memory unchanged until its last copy is closed.
+
+        Raises OSError.
+        """
         return locked(f"/proc/self/fd/{self._fd}")
 
     def views(self) -> tuple[memoryview | bytearray, ...]:
-        """The parts, writable: what is written there is nobody else's. Raises SharedMemoryError, MemoryError."""
+        """Return the parts, which are writable and belong to the caller alone.
+
+        Raises SharedMemoryError, MemoryError.
+        """
         from jobrunner.shared_memory.attachments import attachments
 
         return attachments.views(self)
 
 
 def locked(path: str) -> int:
-    """Open a segment, with a lock. Raises OSError, BlockingIOError while it is filled."""
+    """Open a segment and lock it. Raises OSError, and BlockingIOError while it is filled."""
     fd = placed(system.open_file(path))
     if not system.lock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB):
         os.close(fd)
@@ -108,13 +120,13 @@ def locked(path: str) -> int:
 
 
 _received: set[int] = set()
-"""Descriptors of payloads that have come from elsewhere."""
+"""Descriptors of payloads that have come from other processes."""
 
 
 def received(fd: int, label: Label) -> SharedPayload | tuple[bytearray, ...]:
-    """The payload whose locked descriptor has come from elsewhere; owns it. A copy, where there are very many already.
+    """Return the payload of a locked descriptor from another process, which it owns from now on.
 
-    Raises SharedMemoryError, MemoryError.
+    Returns a copy if there are very many such payloads. Raises SharedMemoryError, MemoryError.
     """
     try:
         check(fd, label)
@@ -124,18 +136,18 @@ def received(fd: int, label: Label) -> SharedPayload | tuple[bytearray, ...]:
             return parts
     except (OSError, MemoryError, SharedMemoryError) as exc:
         os.close(fd)
-        raise SharedMemoryError(f"cannot have the memory of this payload: {exc}") from exc
+        raise SharedMemoryError(f"the memory of this payload cannot be used: {exc}") from exc
     _received.add(fd)
     return SharedPayload(fd, label, close_received, fd)
 
 
 def close_received(fd: int) -> None:
-    _received.discard(fd)  # first: afterwards the number may be another's
+    _received.discard(fd)  # this comes first, because the number may be another descriptor's afterwards
     system.close_file(fd)
 
 
 def copies(fd: int, label: Label) -> tuple[bytearray, ...]:
-    """The parts, copied. Raises OSError, MemoryError, SharedMemoryError."""
+    """Return copies of the parts. Raises OSError, MemoryError, SharedMemoryError."""
     starts, _ = offsets(label.sizes)
     return tuple(read_part(fd, start, size) for start, size in zip(starts, label.sizes, strict=True))
 
@@ -152,10 +164,10 @@ def read_part(fd: int, start: int, size: int) -> bytearray:
 
 
 def opened(path: str, label: Label) -> SharedPayload | tuple[bytearray, ...]:
-    """As `received`, by a path below /proc. Raises SharedMemoryError."""
+    """Return the payload of a path below /proc, like `received`. Raises SharedMemoryError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise SharedMemoryError(f"{path} is no memory")
+            raise SharedMemoryError(f"{path} is not shared memory")
         fd = locked(path)
     except OSError as exc:
         raise SharedMemoryError(f"cannot open {path}: {exc}") from exc
@@ -163,10 +175,10 @@ def opened(path: str, label: Label) -> SharedPayload | tuple[bytearray, ...]:
 
 
 def check(fd: int, label: Label) -> None:
-    """Raises SharedMemoryError or OSError unless it is a segment that holds this payload, and cannot shrink."""
+    """Raise SharedMemoryError or OSError unless it is a segment with this payload that cannot shrink."""
     if not stat.S_ISREG(os.fstat(fd).st_mode) or not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
-        raise SharedMemoryError("it is no segment")
+        raise SharedMemoryError("it is not a segment")
     if os.fstat(fd).st_size < offsets(label.sizes)[1]:
         raise SharedMemoryError("it is too small")
     if os.pread(fd, HEADER.size, 0) != HEADER.pack(MAGIC, label.segment, label.fill):
-        raise SharedMemoryError("it holds another one")
+        raise SharedMemoryError("it holds another payload")

@@ -1,1 +1,1 @@
-"""Modules of the program that travel to the workers, and which version of a module is loaded where."""
+"""Modules of the program that are sent to the workers, and the versions of modules that processes have loaded."""

@@ -1,9 +1,9 @@
-"""What travels when an Executor ships modules, and how it becomes importable in the process that it reaches.
+"""The archive of shipped modules, which makes them importable in the process that it reaches.
 
-A Shipment is an initializer: called in a slot, before the first function there is unpickled, it unpacks its files into
-a folder of that process alone, puts it first on sys.path, and runs the initializer of the user. The folder is removed
-with the process: by the worker where that is a slot, else by the process itself at its exit. What a killed worker
-leaves behind is found by a later one, for who uses a folder holds a lock on it.
+A Shipment is an initializer. In a slot, before the first function is unpickled there, it unpacks its files into a
+folder of that process alone, puts the folder first on sys.path, and runs the user's initializer. The folder is removed
+with the process: by the worker in the case of a slot, else by the process itself at its exit. A folder that a killed
+worker has left behind is found by a later one, because every folder in use is locked.
 """
 
 from __future__ import annotations
@@ -36,22 +36,23 @@ if TYPE_CHECKING:
     from jobrunner.errors import ConfigError
 
 PREFIX = "jobrunner-slot-"
-"""Begins the name of every such folder; they are in the folder for temporary files."""
+"""The prefix of the names of such folders, which are in the folder for temporary files."""
 
 ABANDONED_AFTER = 3600.0
-"""Seconds between the making of two folders after which the older one is removed, if nobody holds its lock."""
+"""Difference in seconds between the ages of two folders from which the older one is removed, if nobody has locked it.
+"""
 
 LENGTH = struct.Struct(">Q")
 
 installed: Wrapper | None = None
-"""What this process serves alone: the calls that are made from here get it too."""
+"""The initializer that this process alone serves; calls that are made from here get it, too."""
 
 _held: list[int] = []
-"""Descriptors of the folders in use: the locks last as long as they do."""
+"""The descriptors of the folders in use, with which the locks end."""
 
 
 class File(NamedTuple):
-    """`path` is relative, with slashes."""
+    """A file; its `path` is relative, with slashes."""
 
     path: str
     executable: bool
@@ -59,10 +60,13 @@ class File(NamedTuple):
 
 
 class Shipment(Wrapper):
-    """`names` are the top-level modules in `archive`; `system` is what it is for, if it has compiled parts."""
+    """Shipped modules.
+
+    `names` are the top-level modules in `archive`; `system` is its platform if it has compiled parts.
+    """
 
     parts: Sequence[Any] = ()
-    """What the archive was made of, where it was made."""
+    """The parts of which the archive consists, in the process that created it."""
 
     def __init__(
         self, archive: bytes, names: tuple[str, ...], system: str, initializer: DumpedFunction | None
@@ -76,7 +80,7 @@ class Shipment(Wrapper):
         return Shipment, (self.archive, self.names, self.system, self.initializer)
 
     def dump(self) -> DumpedFunction:
-        """Its key is the same wherever it is asked for, so that the calls of a call find the slots of that call."""
+        """Return the pickled form, whose key is the same in every process, so that nested calls use the same slots."""
         inner = self.initializer
         kind = BY_VALUE if inner is not None and inner.python else BY_REFERENCE
         blob = bytes((kind, *sys.version_info[:2])) + pickle.dumps(self, PROTOCOL)
@@ -88,7 +92,7 @@ class Shipment(Wrapper):
         return DumpedFunction(digest.digest(), inner.name, blob, inner.python, inner.modules, self.names)
 
     def __call__(self) -> Provided:
-        """Make the modules importable here, and run the initializer. Raises ConfigError, or what that one raises."""
+        """Make the modules importable here, and run the initializer. Raises ConfigError, or whatever that raises."""
         global installed
         files = unpack(self.archive)
         check_system(self.system, [file.path for file in files])
@@ -97,7 +101,7 @@ class Shipment(Wrapper):
         sys.path.insert(0, folder)
         importlib.invalidate_caches()
         for name in [name for name in list(sys.modules) if name.partition(".")[0] in self.names]:
-            del sys.modules[name]  # another version, say, that this host has
+            del sys.modules[name]  # it may be another version, which this host has
         installed = self
         return (
             NOTHING
@@ -110,16 +114,16 @@ class Shipment(Wrapper):
 
 
 def pack(files: Iterable[File]) -> bytes:
-    """The same files give the same bytes."""
+    """Return the archive of files; the same files give the same bytes."""
     listed = sorted(files)
     fields = [field for file in listed for field in (file.path, "x" * file.executable, str(len(file.data)))]
-    header = os.fsencode("\0".join(fields))  # which no path can hold
+    header = os.fsencode("\0".join(fields))  # no path can contain this character
     parts = [LENGTH.pack(len(header)), header, *(file.data for file in listed)]
     return zlib.compress(b"".join(parts), 1)
 
 
 def unpack(archive: bytes) -> list[File]:
-    """Raises ConfigError for paths that would lead out of the folder."""
+    """Return the files of an archive. Raises ConfigError for paths that lead out of the folder."""
     data = memoryview(zlib.decompress(archive))
     start = LENGTH.size
     at = start + LENGTH.unpack(data[:start])[0]
@@ -127,7 +131,7 @@ def unpack(archive: bytes) -> list[File]:
     files = []
     for path, executable, size in zip(fields, fields, fields, strict=True):
         if any(part in ("", ".", "..") for part in path.split("/")):
-            raise _error(f"what is shipped holds the path {path!r}, which leads out of its folder")
+            raise _error(f"the shipped archive contains the path {path!r}, which leads out of its folder")
         end = at + int(size)
         files.append(File(path, bool(executable), bytes(data[at:end])))
         at = end
@@ -135,7 +139,7 @@ def unpack(archive: bytes) -> list[File]:
 
 
 def write(files: Iterable[File], folder: str) -> None:
-    """Into an empty folder of this user's; for nobody else to read."""
+    """Write the files to an empty folder of this user, readable by nobody else."""
     for file in files:
         path = f"{folder}/{file.path}"
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
@@ -149,12 +153,12 @@ def write(files: Iterable[File], folder: str) -> None:
 
 
 def own_system() -> str:
-    """What compiled modules depend on beside the version of Python, which is in their names."""
+    """Return the platform on which compiled modules depend, beside the Python version in their names."""
     return f"{sys.platform} {os.uname().machine}"
 
 
 def foreign(paths: Iterable[str]) -> list[str]:
-    """Compiled modules of which no file is for this version of Python."""
+    """Return the compiled modules that have no file for this version of Python."""
     usable: dict[str, bool] = {}
     for path in paths:
         if path.endswith((".so", ".pyd")):
@@ -167,16 +171,16 @@ def foreign(paths: Iterable[str]) -> list[str]:
 
 
 def check_system(system: str, paths: Iterable[str]) -> None:
-    """Raises ConfigError where compiled parts are for another kind of machine, or another version of Python."""
+    """Raise ConfigError if compiled parts are for another platform or another version of Python."""
     here = f"{own_system()} (Python {sys.version_info[0]}.{sys.version_info[1]}, host {os.uname().nodename})"
     if system and system != own_system():
         raise _error(
-            f"what is shipped has parts that are compiled for {system}, and this is {here}: install it there instead"
+            f"the shipped modules are compiled for {system}, and this is {here}; install them there instead"
         )
     wrong = foreign(paths)
     if wrong:
         raise _error(
-            f"the compiled modules {', '.join(wrong)} do not fit {here}: install them there instead of shipping them"
+            f"the compiled modules {', '.join(wrong)} do not fit {here}; install them there instead of shipping them"
         )
 
 
@@ -184,9 +188,12 @@ def check_system(system: str, paths: Iterable[str]) -> None:
 
 
 def own_folder() -> str:
-    """A new, empty folder of this process, which only this user may enter. One from an interrupted attempt is gone."""
+    """Return a new, empty folder of this process that only this user may enter.
+
+    A folder from an interrupted attempt is removed.
+    """
     folder = task_context.slot_folder
-    if folder is None:  # this is no slot: nobody else will remove it
+    if folder is None:  # this is not a slot, so nobody else will remove it
         import atexit
         import tempfile
 
@@ -203,7 +210,7 @@ def own_folder() -> str:
 
 
 def remove(folder: str) -> None:
-    """With all that is in it; nothing happens where it is not there."""
+    """Remove a folder with its content, if it exists."""
     if os.path.isdir(folder):
         import shutil
 
@@ -211,13 +218,14 @@ def remove(folder: str) -> None:
 
 
 def sweep(own: str) -> None:
-    """Remove what others have left: those who were killed, and could not."""
-    from jobrunner.system import folders  # here, as `shutil` above
+    """Remove folders that killed processes have left."""
+    from jobrunner.system import folders  # imported here like `shutil` above
 
     folders.sweep(own, lambda name: name.startswith(PREFIX), ABANDONED_AFTER)
 
 
 def _error(message: str) -> ConfigError:
-    from jobrunner.errors import ConfigError  # here: a slot seldom needs it, see `serialization`
+    # imported here because a slot seldom needs it, see `serialization`
+    from jobrunner.errors import ConfigError
 
     return ConfigError(message)

@@ -1,6 +1,6 @@
-"""Modules that exist only where the program runs: what `Executor(..., ship=[...])` names, found and packed.
+"""The collection of modules that exist only where the program runs, as `Executor(..., ship=[...])` names them.
 
-What travels is a snapshot, taken when the Executor is made. See `shipment` for what becomes of it elsewhere.
+A snapshot of them is sent, which is taken when the Executor is created. See `archive` for its use elsewhere.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ OURS = frozenset(("jobrunner", "cloudpickle", "msgpack", "__main__"))
 """Modules that a slot has before anything is unpacked there."""
 
 MAX_PARTS = 256
-"""Modules and packages that one Executor ships; as many names travel with a function."""
+"""Maximum number of modules and packages that one Executor ships, because their names travel with each function."""
 
 INIT = "__init__.py"
 SUFFIXES = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
-"""Of files that are modules; the longer ones come first."""
+"""The suffixes of files that are modules; longer ones come first."""
 LEFT_OUT = ("__pycache__", "node_modules")
-"""Names that do not go along, beside hidden ones (.git, .venv, .env) and *.pyc."""
+"""Names of files that are omitted, beside hidden ones (.git, .venv, .env) and *.pyc."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Part:
 
     @property
     def file(self) -> Path:
-        """What the import system calls its origin."""
+        """The file that the import system calls the origin."""
         return self.path / INIT if self.path.is_dir() else self.path
 
 
 def find(ship: Iterable[Any]) -> list[Part]:
-    """Modules and paths, as the user gave them. Raises ConfigError for what cannot be shipped."""
+    """Return the parts for modules and paths from the user. Raises ConfigError for those that cannot be shipped."""
     if isinstance(ship, (str, bytes, os.PathLike, ModuleType)):
         raise ConfigError(f"ship={ship!r}: must be a list of modules and paths, ship=[...]")
     parts: dict[str, Part] = {}
@@ -76,9 +76,9 @@ def pack_parts(
     initargs: tuple[Any, ...],
     limit: int = MAX_PAYLOAD,
 ) -> Shipment:
-    """The initializer that makes them importable and then calls `initializer`.
+    """Return the initializer that makes the parts importable and then calls `initializer`.
 
-    Raises ConfigError if the files have more than `limit` bytes or cannot be read, SerializationError for an
+    Raises ConfigError if the files have more than `limit` bytes or cannot be read, and SerializationError for an
     initializer that cannot be pickled.
     """
     shipment = _pack(parts, limit)
@@ -87,7 +87,7 @@ def pack_parts(
 
 
 def collect_again(shipment: Shipment) -> Shipment:
-    """The same modules with what is in their files now. Raises ConfigError as `pack_parts`."""
+    """Return a shipment of the same modules with the present content of their files. Raises ConfigError."""
     again = _pack(shipment.parts, MAX_PAYLOAD)
     again.initializer = shipment.initializer
     return again
@@ -122,15 +122,15 @@ def _pack(parts: Sequence[Part], limit: int) -> Shipment:
 
 
 def is_on_path(part: Part) -> bool:
-    """Whether child processes of this one find that very module anyway."""
+    """Return whether child processes of this one find that very module anyway."""
     spec = importlib.machinery.PathFinder.find_spec(part.name, module_path())
     return spec is not None and _is_file(part, spec.origin)
 
 
 def make_importable_here(parts: Iterable[Part]) -> None:
-    """For calls that run in this process: add to sys.path, at its end, what is not found otherwise.
+    """Add modules that are not found otherwise to the end of sys.path, for calls that run in this process.
 
-    Raises ConfigError where another module of that name is.
+    Raises ConfigError if there is another module of that name.
     """
     for part in parts:
         loaded = sys.modules.get(part.name)
@@ -219,12 +219,12 @@ def _checked_module(file: Path) -> Path:
 
 
 def _suffix(file: Path) -> str:
-    """With which a module's file ends; empty for other files."""
+    """Return the suffix of a module's file, which is empty for other files."""
     return next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), "")
 
 
 def _files_of(part: Part) -> Iterator[tuple[Path, str]]:
-    """Its files, and their paths from the folder that is to be on sys.path."""
+    """Yield the files of a part, and their paths relative to the folder that is put on sys.path."""
     if not part.path.is_dir():
         yield part.path, part.name + _suffix(part.path)
         return

@@ -1,13 +1,13 @@
-"""Which version of its modules a program has, so that no call finds an older one.
+"""The versions of a program's modules, with which no call finds an older version.
 
-A slot imports a module once. When the program imports it again from a changed file (importlib.reload, IPython's
-autoreload, or `del sys.modules[...]` and a new import), slots that have imported it before still have the old one. So a
-finder in front of all others notes the names that are looked for. At the next `submit` or `map` those are looked at
-that were imported before, and if the file of one has changed, a new epoch of the program begins. Its calls bring a
-`SlotInitializer` along as their initializer, and no slot serves calls of two epochs (FunctionDef.epoch).
+A slot imports a module once. If the program imports it again from a changed file (importlib.reload, IPython's
+autoreload, or `del sys.modules[...]` and a new import), slots that have imported it before still have the old version.
+So a finder in front of all others notes the names that are looked for. At the next `submit` or `map` those that had
+been imported before are checked, and if the file of one has changed, a new epoch of the program begins. Its calls carry
+a `SlotInitializer` as their initializer, and no slot serves calls of two epochs (FunctionDef.epoch).
 
-What the program has imported and not reloaded is what a slot finds on disk when it imports it, as in a process that
-multiprocessing spawns.
+A module that the program has imported and not reloaded is, in a slot, the one on disk at the time of the slot's import,
+as in a process that multiprocessing spawns.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from typing import NamedTuple
 from jobrunner.system import forks
 
 DIGEST_BYTES = 6
-"""Of the name of a file's version, which is for people too."""
+"""Size in bytes of the name of a file's version, which people read, too."""
 
 CLOCK_SKEW = 2.0
-"""Seconds by which the clock of a file system may be behind the one of this process."""
+"""Maximum time in seconds by which the clock of a file system may be behind this process's clock."""
 
 MAX_VERSIONS = 256
-"""Reloaded modules that are named to the slots of an epoch."""
+"""Maximum number of reloaded modules that are named to the slots of an epoch."""
 
 
 class Version(NamedTuple):
-    """A module's file, and the digest of what is in it; empty where it cannot be read."""
+    """A module's file, and the digest of its content, which is empty if the file cannot be read."""
 
     module: str
     file: str
@@ -43,35 +43,35 @@ class Version(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """How often the program has come to other versions of its modules, and the present ones of those concerned."""
+    """The number of times that the program has changed to other versions of its modules, and their present versions."""
 
     number: int = 0
     versions: tuple[Version, ...] = ()
 
 
 class Finder:
-    """Finds nothing, and notes what is looked for. A name is looked for when it is imported or reloaded."""
+    """A finder that finds nothing and notes the names that are looked for, because they are imported or reloaded."""
 
     def __init__(self) -> None:
         self.asked: set[str] = set()
-        """Names that `epoch` has to look at."""
+        """The names that `epoch` has to check."""
         self._lock = forks.lock()
         self._since = time.time() - CLOCK_SKEW
         self._known = {name: origin_of(name) for name in list(sys.modules)}
-        """Where the modules are from that a slot may have imported, for the program has."""
+        """The files of the modules that a slot may have imported, because the program has."""
         self._versions: dict[str, Version] = {}
         self.present = Epoch()
-        """As it was when `epoch` was last asked."""
+        """The epoch at the last call of `epoch`."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the import system calls."""
+        """Note the name for which the import system calls this."""
         self.asked.add(name)
         return None
 
     def epoch(self) -> Epoch:
-        """The present one; the very same object as long as nothing has changed."""
+        """Return the present epoch, which is the same object as long as nothing has changed."""
         if self.asked:
             with self._lock:
                 asked, self.asked = self.asked, set()
@@ -82,7 +82,7 @@ class Finder:
         return self.present
 
     def _has_changed(self, name: str) -> bool:
-        """Whether a module that is there is another version than the one that was there before."""
+        """Return whether a loaded module has another version than the one that was loaded before."""
         origin = origin_of(name)
         if name not in self._known:
             self._known[name] = origin
@@ -101,7 +101,7 @@ class Finder:
         return True
 
     def _is_recent(self, file: str) -> bool:
-        """Whether a file may have changed since the first slot can have imported it."""
+        """Return whether a file may have changed since the first slot can have imported it."""
         try:
             status = os.stat(file)
         except OSError:
@@ -110,14 +110,14 @@ class Finder:
 
 
 PROGRAM = secrets.token_hex(8)
-"""Tells the epochs of this program from those of others."""
+"""A random string that distinguishes the epochs of this program from those of others."""
 
 _finder: Finder | None = None
 _lock = forks.lock()
 
 
 def watch() -> Finder:
-    """Note from now on what is imported again; by whom."""
+    """Return the finder that notes imports from the first call on."""
     global _finder
     with _lock:
         if _finder is None:
@@ -127,11 +127,11 @@ def watch() -> Finder:
 
 
 def origin_of(name: str) -> str | None:
-    """The file that a module is from, as it says itself; None where it is from no file."""
+    """Return the file that a module says it is from, or None if it is from no file."""
     module = sys.modules.get(name)
     if not isinstance(module, ModuleType):
         return None
-    # Past the module's own way to its attributes: one that is loaded lazily would be loaded by that.
+    # `object.__getattribute__` does not load a module that is loaded lazily.
     spec = object.__getattribute__(module, "__dict__").get("__spec__")
     if not isinstance(spec, ModuleSpec) or not spec.has_location:
         return None
@@ -139,7 +139,7 @@ def origin_of(name: str) -> str | None:
 
 
 def digest_of(file: str) -> str:
-    """Of a file's content; empty where it cannot be read."""
+    """Return the digest of a file's content, which is empty if it cannot be read."""
     try:
         with open(file, "rb") as source:
             return blake2b(source.read(), digest_size=DIGEST_BYTES).hexdigest()
@@ -151,7 +151,7 @@ def digest_of(file: str) -> str:
 
 
 def check(version: Version) -> None:
-    """Raises ConfigError if a module that this process would import is from another file than the program's."""
+    """Raise ConfigError if a module that this process would import has another file than the program's."""
     file = found(version.module)
     digest = digest_of(file) if file is not None else ""
     if digest and digest != version.digest:
@@ -166,7 +166,7 @@ def check(version: Version) -> None:
 
 
 def found(name: str) -> str | None:
-    """The file that a module would be imported from, found without importing the packages that it is in."""
+    """Return the file from which a module would be imported, found without importing the packages that contain it."""
     path: Iterable[str] | None = None
     spec = None
     parts = name.split(".")
@@ -182,7 +182,7 @@ def _find(name: str, path: Iterable[str] | None) -> ModuleSpec | None:
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(name, path)  # type: ignore[arg-type]
-        except Exception:  # whoever answers for it cannot tell: the import will
+        except Exception:  # its finder cannot tell here, but the import will
             return None
         if spec is not None:
             return spec

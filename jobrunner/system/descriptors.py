@@ -1,8 +1,8 @@
-"""How many descriptors this process may open, and what else may run out when it starts another one.
+"""The limit of descriptors of this process, and other shortages when it starts another process.
 
 The usual limit of 1,024 is a soft one, which every process may raise to the hard one. A program that embeds a pool is
-not ours, so there the limit is raised as far as the slots need it and no further; and slots get the program's own
-limit back, since calls and what they start may be slow with a high one (old programs close all descriptors up to it).
+not ours, so its limit is raised only as far as the slots need it. Slots get the program's own limit back, because calls
+and their child processes may be slow with a high one (old programs close all descriptors up to it).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 RESERVE = 32
-"""Descriptors that are left to the program: those of files and imports, and of connections of nested calls."""
+"""Number of descriptors that are left to the program: for files, imports, and connections of nested calls."""
 
 PART_IN_RESERVE = 4
-"""The reserve is at most this part of the limit."""
+"""The reserve is at most the limit divided by this number."""
 
 STREAMS = 3
-"""Descriptors below this one are a process's standard streams, whatever else they may be in this one."""
+"""The number of standard streams; descriptors with lower numbers become those of a child process."""
 
 OPEN_DESCRIPTORS = "/dev/fd"
-"""The folder that lists them, on Linux and macOS."""
+"""The folder that lists the open descriptors, on Linux and macOS."""
 
 SHORTAGES = frozenset(
     (
@@ -38,7 +38,7 @@ SHORTAGES = frozenset(
         errno.ETOOMANYREFS,
     )
 )
-"""Errors that say that there is not enough of something now: descriptors, processes, memory."""
+"""Numbers of errors due to a temporary shortage of descriptors, processes or memory."""
 
 
 class _Raised:
@@ -49,7 +49,7 @@ class _Raised:
 
 
 def raise_limit(least: int | None = None) -> int:
-    """Raise the soft limit to `least`, or to what the system allows; the limit from now on."""
+    """Raise the soft limit to `least`, or to what the system allows; return the limit from now on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if least is None or (hard != resource.RLIM_INFINITY and least > hard) else least
     if soft in (hard, wanted, resource.RLIM_INFINITY):
@@ -57,7 +57,7 @@ def raise_limit(least: int | None = None) -> int:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError):
-        return soft  # some systems say "unlimited", and allow less
+        return soft  # some systems report "unlimited", but allow less
     if soft != _Raised.after:
         _Raised.before = soft
     _Raised.after = wanted
@@ -65,13 +65,13 @@ def raise_limit(least: int | None = None) -> int:
 
 
 def raised_from() -> int | None:
-    """What the soft limit was before it was raised here; None where it was not, or where others have set it since."""
+    """Return the soft limit before it was raised here; None if it was not, or if others have set it since."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return _Raised.before if soft == _Raised.after else None
 
 
 def make_room(count: int) -> None:
-    """See to it that `count` more descriptors can be opened, and some are left. Raises OSError (EMFILE) otherwise."""
+    """Make sure that `count` more descriptors can be opened while some are left; raise OSError (EMFILE) otherwise."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     taken = _taken()
     if limit == resource.RLIM_INFINITY or _is_enough(limit, taken + count):
@@ -86,10 +86,10 @@ def make_room(count: int) -> None:
 
 @contextmanager
 def beyond_streams(descriptors: Sequence[int]) -> Iterator[list[int]]:
-    """The same files, for a process that is started in the block, under numbers that are not its standard streams'.
+    """Provide the same files, for a process that is started in the block, under numbers above the standard streams.
 
     In a program that has closed its standard input a new descriptor has the number 0, which `subprocess` gives to the
-    standard input of what it starts.
+    standard input of the process that it starts.
     """
     with ExitStack() as copies:
         numbers = []
@@ -109,7 +109,7 @@ def unnamed_file(name: str, size: int) -> int:
     if sys.platform == "linux":
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     else:
-        import tempfile  # here: it takes long to load, and Linux does without
+        import tempfile  # imported here because it takes long to load, and Linux does without it
 
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
@@ -122,7 +122,7 @@ def unnamed_file(name: str, size: int) -> int:
 
 
 def is_shortage(error: OSError) -> bool:
-    """Whether what failed may work when others have released something."""
+    """Return whether the failed operation may succeed when others have released something."""
     return error.errno in SHORTAGES
 
 
@@ -136,4 +136,4 @@ def _taken() -> int:
     except OSError as exc:
         if exc.errno == errno.EMFILE:
             raise
-        return 0  # nothing lists them here: whoever opens one too many will be told
+        return 0  # nothing lists them here, so an open that exceeds the limit fails with an error

@@ -1,9 +1,9 @@
-"""Folders for what does not last: for temporary files, and for the Unix sockets of local backends.
+"""Folders for temporary things: temporary files, and the Unix sockets of local backends.
 
-A socket's path has at most 107 bytes, so a long TMPDIR will not do for it.
+A socket's path has at most 107 bytes, so a long TMPDIR cannot contain it.
 
-A program that is killed leaves the folder of its socket behind. Whoever makes one holds a lock on it for as long as the
-program lives, and removes those of this user that nobody holds.
+A program that is killed leaves the folder of its socket behind. The creator of a folder holds a lock on it as long as
+the program lives, and removes folders of this user that nobody holds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import suppress
 from jobrunner.errors import ConfigError
 
 MAX_SOCKET_LENGTH = 100
-"""Bytes of a Unix socket's path; Linux allows 107, macOS 103."""
+"""Maximum length in bytes of a Unix socket's path; Linux allows 107, macOS 103."""
 
 SOCKET = "coordinator"
 TOKEN_BYTES = 12
@@ -30,11 +30,11 @@ HELD = re.compile(f"{PREFIX}[0-9a-f]{{{2 * TOKEN_BYTES}}}")
 """The names of folders that their programs hold."""
 
 ABANDONED_AFTER = 60.0
-"""Seconds that a folder is left alone although nobody holds it: it may just have been made."""
+"""Time in seconds for which a folder is kept although nobody holds it, because it may have just been created."""
 
 
 def temporary_folder() -> str | None:
-    """The folder for temporary files; None where no folder can be written to."""
+    """Return the folder for temporary files, or None if no folder is writable."""
     try:
         usual = [tempfile.gettempdir()]
     except OSError:
@@ -43,7 +43,7 @@ def temporary_folder() -> str | None:
 
 
 def socket_folder() -> str:
-    """The path of a folder, not made yet, that is short enough for a socket in it. Raises ConfigError."""
+    """Return the path of a new folder that is short enough for a socket in it. Raises ConfigError."""
     name = f"{PREFIX}{secrets.token_hex(TOKEN_BYTES)}"
     tried = []
     for parent in (temporary_folder(), *_other_folders()):
@@ -60,7 +60,7 @@ def socket_folder() -> str:
 
 
 def make_folder(folder: str) -> None:
-    """For this user alone; also what is above it, which may have been removed meanwhile. Raises ConfigError."""
+    """Create the folder for this user alone, and missing folders above it. Raises ConfigError."""
     try:
         os.makedirs(folder, 0o700)
     except OSError as exc:
@@ -70,35 +70,35 @@ def make_folder(folder: str) -> None:
 
 
 def hold_folder(folder: str) -> int:
-    """Hold a folder that was just made, and remove what others have left beside it, those who were killed.
+    """Hold a new folder, and remove folders beside it that killed programs have left.
 
-    It is held while the descriptor that this returns is open, and does not pass to programs that this one starts.
-    Raises OSError where there is no descriptor for it.
+    The folder is held while the returned descriptor is open; programs that this one starts do not inherit it. Raises
+    OSError if there is no free descriptor.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
-        pass  # a file system without locks: nobody removes anything there
+        pass  # the file system has no locks, so nobody removes anything there
     try:
         sweep(folder, HELD.fullmatch, ABANDONED_AFTER)
     except OSError:
-        pass  # what is above cannot be listed, or no further descriptor is to be had: others will do it
+        pass  # the folder above cannot be listed, or there is no free descriptor: another program will do it
     return descriptor
 
 
 def leave_folder(folder: str) -> None:
-    """Remove a folder that was made, and the socket in it. Takes no descriptor: there may be none left."""
+    """Remove a folder and the socket in it. This needs no descriptor, because none may be left."""
     for remove, path in ((os.unlink, f"{folder}/{SOCKET}"), (os.rmdir, folder)):
         with suppress(OSError):
             remove(path)
 
 
 def sweep(own: str, is_alike: Callable[[str], object], seconds: float) -> None:
-    """Remove what others have left beside the folder `own`: those who were killed, and could not.
+    """Remove folders beside the folder `own` that killed programs have left.
 
-    That is each folder of this user's whose name `is_alike`, that is older than this one by so many seconds, and that
-    nobody holds a lock of.
+    These are the folders of this user whose name `is_alike`, that are older than this one by this number of seconds,
+    and on which nobody holds a lock.
     """
     parent = os.path.dirname(own)
     before = os.stat(own).st_mtime - seconds
@@ -111,7 +111,7 @@ def sweep(own: str, is_alike: Callable[[str], object], seconds: float) -> None:
 def _is_abandoned(folder: str, before: float) -> bool:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # it is another user's, or gone meanwhile
+    except OSError:  # it belongs to another user, or has been removed meanwhile
         return False
     try:
         found = os.fstat(descriptor)
@@ -134,3 +134,13 @@ def _other_folders() -> Iterator[str]:
 
 def _can_hold(folder: str) -> bool:
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def unreachable(address: str) -> str:
+    """Return the reason why calls cannot connect to the Unix socket at that address, or an empty string."""
+    path = address.partition("://")[2]
+    if os.path.exists(path):
+        return ""
+    return (
+        f"calls cannot make calls of their own: {path} was removed, maybe with the folder that TMPDIR names"
+    )

@@ -1,10 +1,11 @@
-"""Forks while other threads start processes, or hold locks.
+"""Forks while other threads start processes or hold locks.
 
-A process that is forked while another thread starts one keeps what was meant for that one: the pipe by which
-`subprocess` learns that it has begun, which then never ends, and the other end of its sockets. So nobody forks
-meanwhile.
+A process that is forked while another thread starts one inherits things that were meant for that one: the other end of
+its sockets, and the pipe by which `subprocess` learns that it has begun, which then never ends. So no thread forks at
+that time.
 
-A lock that another thread holds at a fork would be held in the new process for ever, for that thread is not there.
+A lock that another thread holds at a fork would be held in the new process for ever, because that thread does not exist
+there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import cache
 from typing import Any
 
 no_forks = threading.RLock()
-"""`os.fork`, which multiprocessing uses too, waits for whoever holds it. `subprocess` does not."""
+"""A lock for which `os.fork`, which multiprocessing uses too, waits. `subprocess` does not wait for it."""
 
 os.register_at_fork(
     before=no_forks.acquire, after_in_parent=no_forks.release, after_in_child=no_forks.release
@@ -27,10 +28,10 @@ _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def lock() -> threading.RLock:
-    """A lock that is free in a forked process, unless the very thread holds it that forked.
+    """Return a lock that is free in a forked process, unless the forking thread itself holds it.
 
-    Reentrant, since only such a lock knows who holds it. What it guards may be half changed in the new process: that
-    has to be harmless, or to be made anew there.
+    The lock is reentrant, because only such a lock knows its owner. Data that it guards may be incomplete in the new
+    process, which must be harmless, or the data must be created anew there.
     """
     made = threading.RLock()
     _locks.add(made)
@@ -48,11 +49,11 @@ os.register_at_fork(after_in_child=_free_locks)
 
 @cache
 def let_sigterm_end_children() -> None:
-    """From now on SIGTERM ends at once what this process forks, unless a handler is set that is another than now.
+    """Let SIGTERM end processes that this one forks from now on at once, unless another handler has been set.
 
     For a process whose handler is its host's and not the program's: a child would inherit it, and a handler in Python
     misses a signal that comes while the child begins or is about to wait. `multiprocessing.Pool` sends its children
-    just one SIGTERM, and waits for their end without limit.
+    only one SIGTERM, and waits for their end without limit.
     """
     inherited = signal.getsignal(signal.SIGTERM)
     masks = threading.local()

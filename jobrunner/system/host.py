@@ -1,4 +1,4 @@
-"""What this process has and sees: usable CPUs, where modules are found, names and versions."""
+"""The properties of this process and its host: usable CPUs, the module path, names and versions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def own_host() -> str:
-    """This host's name, for people."""
+    """Return this host's name for people."""
     return os.uname().nodename
 
 
 def python_version() -> str:
-    """Major and minor, "3.11": what functions sent by value depend on."""
+    """Return the major and minor version of Python, such as "3.11", on which functions by value depend."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def current_folder() -> str | None:
-    """None where it has been removed."""
+    """Return the current folder, or None if it has been removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -34,15 +34,15 @@ def current_folder() -> str | None:
 
 
 def current_environment() -> dict[str, str]:
-    """`dict(os.environ)` raises KeyError where another thread takes from it meanwhile."""
+    """Return the environment as a dict; `dict(os.environ)` raises KeyError if another thread changes it meanwhile."""
     present = ((name, os.environ.get(name)) for name in list(os.environ))
     return {name: value for name, value in present if value is not None}
 
 
 def module_path(also: str | None = None) -> list[str]:
-    """Where a child process is to look for modules: where this process does, and in the folder `also`.
+    """Return the module path for a child process: that of this process, and the folder `also`.
 
-    That is by default the current one. Relative entries, the empty one among them, begin there.
+    The default of `also` is the current folder, where relative entries, including the empty one, begin.
     """
     here = current_folder()
     path = [
@@ -55,7 +55,7 @@ def module_path(also: str | None = None) -> list[str]:
 
 
 def missing_modules(names: Iterable[str]) -> list[str]:
-    """Those of these top-level modules that a child process could not import; it is told without doing it."""
+    """Return those of these top-level modules that a child process could not import; nothing is imported."""
     missing = [name for name in names if not _is_found(name)]
     if missing:
         importlib.invalidate_caches()  # one may have been installed a moment ago
@@ -69,13 +69,13 @@ def _is_found(name: str) -> bool:
             return True
     except ValueError:  # it is loaded, and does not say from where
         return True
-    except Exception:  # whoever answers for it here cannot tell: the import will
+    except Exception:  # its finder cannot tell here, but the import will
         return True
     return importlib.machinery.PathFinder.find_spec(name, module_path()) is not None
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may really use: the machine's, less affinity and cgroup limits; at least 1."""
+    """Return the number of CPUs that this process may use, after affinity and cgroup limits; at least 1."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS has no affinity
@@ -85,7 +85,7 @@ def usable_cpus() -> int:
 
 
 def own_cgroup() -> str:
-    """This process's place in the unified hierarchy, "/" where there is none."""
+    """Return this process's place in the unified hierarchy; "/" if there is none."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -94,7 +94,7 @@ def own_cgroup() -> str:
 
 
 def cgroup_limit(root: Path, group: str) -> float | None:
-    """The smallest CPU quota of the group and those above it, in CPUs; None without a quota. Version 2, then 1."""
+    """Return the smallest CPU quota of the group and those above it, in CPUs, or None. Checks version 2, then 1."""
     limits = []
     place = root / group.strip("/")
     for folder in (place, *place.parents):
@@ -109,7 +109,7 @@ def quota(file: Path) -> list[float]:
     try:
         amount, period = file.read_text().split()
         return [int(amount) / int(period)]
-    except (OSError, ValueError):  # no such file, or "max"
+    except (OSError, ValueError):  # there is no such file, or it contains "max"
         return []
 
 
@@ -123,7 +123,7 @@ def quota_v1(folder: Path) -> list[float]:
 
 
 def unknown_host(address: str) -> str:
-    """Why the host in "tcp://HOST:PORT" cannot be found; empty if it can."""
+    """Return why the host in "tcp://HOST:PORT" cannot be found, or an empty string if it can."""
     scheme, _, rest = address.partition("://")
     host = rest.rpartition(":")[0].strip("[]")
     if scheme != "tcp":

@@ -1,29 +1,31 @@
-"""How much of a processor a thread has taken, and what that says: whether it goes on, or stands still."""
+"""The processor time of threads, and the decision whether they proceed or stand still."""
 
 from __future__ import annotations
 
 import time
 
 LOOK_EVERY = 0.05
-"""Seconds between two looks at what may stand still."""
+"""Time in seconds between two checks of threads that may stand still."""
 
 STILL = 0.1
-"""Share of the time between two looks up to which a task that is on a processor stands still: it looks now and then."""
+"""Maximum share of the time between two checks with which a task counts as standing still, because it checks something
+now and then."""
 
 MOVING = 0.25
-"""Share from which on a task that stood still goes on; more than STILL, so that one in between does not flutter."""
+"""Minimum share with which a task that stood still counts as proceeding again; it exceeds STILL, so that a value in
+between does not alternate."""
 
 
 def stands_still(taken: float, passed: float, before: bool) -> bool:
-    """Whether what took so many of the seconds that passed stands still. `before`: whether it did already."""
+    """Return whether a task that took `taken` of `passed` seconds stands still; `before`: whether it did before."""
     return taken < passed * (MOVING if before else STILL)
 
 
 def seconds_of_thread(thread: int) -> float:
-    """Processor time of the thread of this process that the kernel knows by this number; 0 if there is none (any more).
+    """Return the processor time of this process's thread with this kernel number; 0 if there is none (any more).
 
-    `time.pthread_getcpuclockid` must not be asked for a thread that may have ended. The clock that it would name, on
-    Linux, is this one, and the kernel looks whether its thread is still there.
+    `time.pthread_getcpuclockid` must not be called for a thread that may have ended. On Linux, the clock that it would
+    return is this one, and the kernel checks whether the thread still exists.
     """
     try:
         return time.clock_gettime((~thread << 3) | 6)

@@ -50,16 +50,16 @@ from jobrunner.testing.promises import (
 SUITE = Path(__file__).parent / "contract"
 
 TEST_SECONDS = 120
-"""After which a test has failed."""
+"""Maximum time in seconds of a test."""
 
 QUIET_SECONDS = 2.0 * TEST_SECONDS
-"""Without a test that ends: then it hangs where no limit of a test's time reaches it."""
+"""Maximum time in seconds without the end of a test; then the tests hang where the limit of a test has no effect."""
 
 STDERR = 2
 """The descriptor, whatever `sys.stderr` is."""
 
 END_SECONDS = 30.0
-"""What the process of the tests may take to end after the last one."""
+"""Maximum time in seconds for the end of the tests' process after the last test."""
 
 
 def run(
@@ -94,7 +94,7 @@ def run(
         told.touch()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBRUNNER_")}
         environment = {
-            **kept,  # but no settings of the user
+            **kept,  # but without the user's settings
             "XDG_CONFIG_HOME": folder,
             "XDG_STATE_HOME": folder,
             "JOBRUNNER_CONTRACT": backend,
@@ -113,7 +113,10 @@ def run(
 
 
 def contract_test(backend: str, **settings: Any) -> Callable[[str], None]:
-    """A pytest test for each promise; the settings are those of `run`. What is not claimed is skipped."""
+    """Return a pytest test for each promise; the settings are those of `run`.
+
+    Promises that are not claimed are skipped.
+    """
     require_pytest()
     import pytest
 
@@ -128,7 +131,7 @@ def contract_test(backend: str, **settings: Any) -> Callable[[str], None]:
 
 
 def require_pytest() -> None:
-    """Raises ConfigError where what the tests need is not installed."""
+    """Raise ConfigError if a package that the tests need is not installed."""
     needed = ("pytest", "pytest_timeout", "numpy")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -152,7 +155,7 @@ def _pytest() -> list[str]:
 
 
 def _run_pytest(command: Sequence[str], environment: dict[str, str], told: Path) -> int:
-    """Its exit code. All that it leaves behind is ended with it: it is one session."""
+    """Run pytest in a session of its own, which is ended with all its processes; return the exit code."""
     process = subprocess.Popen(command, env=environment, stdout=STDERR, start_new_session=True)
     try:
         size, since = -1, time.monotonic()
@@ -185,7 +188,7 @@ def _read(told: Path, report: Report) -> None:
     for line in _lines(told):
         if "error" in line:
             report.error = report.error or line["error"]
-        elif "promise" in line and line["test"] not in report.failures:  # one may fail in its end, too
+        elif "promise" in line and line["test"] not in report.failures:  # a test may fail in its end, too
             report.add(line["promise"], line["end"])
             if line["end"] == BROKEN:
                 report.failures[line["test"]] = line["text"]
@@ -224,7 +227,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: all that is claimed is kept; 1: something is broken; 2: it could not be tried."""
+    """Run the contract as the options say.
+
+    Returns 0 if all that is claimed is kept, 1 if something is broken, and 2 if the contract could not be tried.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
     parsed = parser().parse_args(given[:split])

@@ -157,17 +157,17 @@ class SimulatedCluster:
 
 
 class _Witness(Truth):
-    """Counts, and expects nothing."""
+    """A witness that counts, and expects nothing."""
 
     def started(self, node: WorkerNode, slot: SlotProcess, task: SlotTask) -> Execution:
         return Execution(task.id, task.attempt, node.name)
 
     def check(self, holds: bool, law: str) -> None:
-        """These laws are about symbolic calls."""
+        """Ignore laws, because they are about symbolic calls."""
 
 
 class _Slot(SlotProcess):
-    """Runs calls for real, when they begin."""
+    """A slot that really runs calls, when they begin."""
 
     world: _World
 
@@ -181,7 +181,7 @@ class _Slot(SlotProcess):
         return Call((self.world.seconds,) * (task.kind.stop if isinstance(task.kind, Chunk) else 1))
 
     def divide(self, number: int) -> None:
-        """Nothing is given back: all elements of a chunk have run when it begins."""
+        """Give nothing back, because all elements of a chunk have run when it begins."""
 
     def outcome(self, task: SlotTask, ending: str) -> tuple[int, Payload]:
         if ending == RETURN:
@@ -189,7 +189,7 @@ class _Slot(SlotProcess):
         return m.ERROR, serialization.dump_exception(KeyboardInterrupt())
 
     def _execute(self, task: SlotTask) -> tuple[int, Payload]:
-        # The wait of a call inside a call would let time pass in the middle of a step.
+        # Otherwise the wait of a call inside a call would let time pass in the middle of a step.
         blocking.install(None)
         try:
             definition = self.functions[task.function]
@@ -207,7 +207,7 @@ class _Slot(SlotProcess):
 
 
 class _Client(ClientNode):
-    """Tells its backend."""
+    """A client that passes its events to its backend."""
 
     backend: _Backend
 
@@ -226,14 +226,14 @@ class _Client(ClientNode):
 
 
 class _Backend(Backend):
-    """Where the calls of one simulated client go."""
+    """The backend of one simulated client."""
 
     name = "simulated"
 
     def __init__(self, cluster: SimulatedCluster, node: _Client) -> None:
         self.pending: dict[TaskId, Future[Any]] = {}
         self.needed: dict[TaskId, Future[Any]] = {}
-        """Those that are arguments of others."""
+        """The Futures that are arguments of others."""
         self._chunks: set[TaskId] = set()
         self._cluster = cluster
         self._node = node
@@ -360,7 +360,7 @@ class _Backend(Backend):
 
 
 class _World(World):
-    """Calls of users instead of symbolic ones, and nobody who compares."""
+    """A world with calls of users instead of symbolic ones, and without comparisons."""
 
     truth_class = _Witness
     slot_class = _Slot
@@ -376,7 +376,7 @@ class _World(World):
 
 @contextmanager
 def _let_time_pass(world: _World) -> Iterator[None]:
-    """While somebody waits: until there is nothing left to wait for."""
+    """Let time pass in this block while somebody waits, until there is nothing to wait for."""
     backends = [client.backend for client in world.clients if isinstance(client, _Client)]
     world.cluster.run_until(lambda: not any(backend.pending for backend in backends))
     yield

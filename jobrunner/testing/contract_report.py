@@ -1,6 +1,7 @@
-"""The pytest plugin that tells `backend_contract` how each test of the contract ended.
+"""The pytest plugin that tells `backend_contract` the end of each test of the contract.
 
-A line of JSON for each, at once: so what is known is not lost where a backend takes the process of the tests with it.
+It writes a line of JSON for each test at once, so that known results are not lost if a backend ends the process of the
+tests.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import pytest
 from jobrunner.backends import CAPABILITIES
 from jobrunner.testing.promises import BROKEN, KEPT, NOT_CLAIMED, TOLD
 
-_told = os.environ.get(TOLD, os.devnull)  # now: tests take such variables away
+_told = os.environ.get(TOLD, os.devnull)  # read at once, because tests remove such variables
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(marker.name in CAPABILITIES for marker in item.iter_markers()):  # else -k has left it out
+        # otherwise -k has deselected it
+        if any(marker.name in CAPABILITIES for marker in item.iter_markers()):
             _tell(item, NOT_CLAIMED)
 
 

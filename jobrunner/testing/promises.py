@@ -1,4 +1,4 @@
-"""What the contract promises, as users would put it; and a report of what a backend keeps of it."""
+"""The promises of the contract in the words of users, and the report about a backend."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jobrunner.backends import CAPABILITIES
 
 @dataclass(frozen=True)
 class Promise:
-    """A part of the contract. Tests say which by a marker, else their file does."""
+    """A part of the contract. Its tests name it by a marker, or otherwise by their file."""
 
     text: str
     files: tuple[str, ...] = ()
     needs: str = ""
-    """The capability without which nothing of it can be had."""
+    """The capability without which no part of it is available."""
     parts: tuple[str, ...] = ()
-    """Capabilities without which something of it cannot be had."""
+    """The capabilities without which some part of it is not available."""
 
 
 PROMISES = {
@@ -87,25 +87,25 @@ KEPT, BROKEN, NOT_CLAIMED, NOT_TRIED = "kept", "broken", "not claimed", "not tri
 
 @dataclass
 class Report:
-    """What one backend keeps."""
+    """The results of one backend."""
 
     backend: str
     claims: frozenset[str] = frozenset()
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By promise, how many tests ended KEPT, BROKEN or NOT_CLAIMED."""
+    """By promise, the numbers of tests that ended KEPT, BROKEN or NOT_CLAIMED."""
     failures: dict[str, str] = field(default_factory=dict)
-    """The tests that failed, and what each has to say."""
+    """The tests that failed, and the reason of each."""
     error: str = ""
-    """Why the suite could not be run, or not to its end."""
+    """The reason why the suite could not be run, or not to its end."""
     seconds: float = 0.0
 
     @property
     def kept(self) -> bool:
-        """Whether all that the backend claims held, as far as it was tried."""
+        """Return whether all that the backend claims was kept, as far as it was tried."""
         return not self.failures and not self.error and self.total(KEPT) > 0
 
     def total(self, end: str) -> int:
-        """How many tests ended so."""
+        """Return the number of tests that ended in that way."""
         return sum(counts.get(end, 0) for counts in self.counts.values())
 
     def add(self, promise: str, end: str) -> None:
@@ -114,18 +114,18 @@ class Report:
         counts[end] = counts.get(end, 0) + 1
 
     def verdict(self, name: str) -> str:
-        """Of a promise: KEPT, BROKEN, NOT_CLAIMED or NOT_TRIED."""
+        """Return the verdict on a promise: KEPT, BROKEN, NOT_CLAIMED or NOT_TRIED."""
         promise, counts = PROMISES[name], self.counts.get(name, {})
         if BROKEN in counts:
             return BROKEN
         if counts and promise.needs and promise.needs not in self.claims:
-            return NOT_CLAIMED  # what ran has found it refused in the right way
+            return NOT_CLAIMED  # the tests that ran have found that it is refused in the right way
         if KEPT in counts:
             return KEPT
         return NOT_CLAIMED if counts else NOT_TRIED
 
     def cell(self, name: str) -> str:
-        """The verdict and what belongs to it: "kept, not tells", "BROKEN (1 of 12 tests)"."""
+        """Return the verdict with its details: "kept, not tells", "BROKEN (1 of 12 tests)"."""
         verdict, counts = self.verdict(name), self.counts.get(name, {})
         if verdict == BROKEN:
             return f"BROKEN ({counts[BROKEN]} of {counts[BROKEN] + counts.get(KEPT, 0)} tests)"
@@ -133,14 +133,14 @@ class Report:
         return f"{verdict}, not {', '.join(missing)}" if verdict == KEPT and missing else verdict
 
     def __str__(self) -> str:
-        """The table, and what failed."""
+        """Return the table, and the failures."""
         lines = [table([self])] if self.counts else [f"{self.backend}: nothing was tried"]
         lines += [f"--- {name}\n{text.strip()}" for name, text in self.failures.items()]
         return "\n\n".join([*lines, self.error] if self.error else lines)
 
 
 def rows(reports: Sequence[Report]) -> list[list[str]]:
-    """The table's, headings first: a column per backend."""
+    """Return the rows of the table, headings first, with a column per backend."""
     shown = [name for name in PROMISES if any(report.verdict(name) != NOT_TRIED for report in reports)]
     return [
         ["promise", *(report.backend for report in reports)],
@@ -149,7 +149,7 @@ def rows(reports: Sequence[Report]) -> list[list[str]]:
 
 
 def table(reports: Sequence[Report]) -> str:
-    """For a terminal."""
+    """Return the table for a terminal."""
     lines = rows(reports)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [_joined(line, widths) for line in lines]
@@ -158,7 +158,7 @@ def table(reports: Sequence[Report]) -> str:
 
 
 def markdown(reports: Sequence[Report]) -> str:
-    """For a page."""
+    """Return the table for a page."""
     lines = rows(reports)
     text = ["| " + " | ".join(line) + " |" for line in lines]
     text.insert(1, "|---" * len(lines[0]) + "|")
@@ -166,7 +166,7 @@ def markdown(reports: Sequence[Report]) -> str:
 
 
 def _missing(reports: Sequence[Report]) -> list[str]:
-    """The words that stand in the table."""
+    """Return the words that are in the table."""
     parts = {word for promise in PROMISES.values() for word in promise.parts}
     return [
         word

@@ -1,6 +1,6 @@
-"""A backend that does nothing by itself: for tests of the front, and of programs that use an Executor.
+"""A backend that does nothing by itself, for tests of the front, and of programs that use an Executor.
 
-Calls are pickled as on a real backend, and then wait until the test lets them run, in the order that it likes.
+Calls are pickled as on a real backend, and then wait until the test runs them, in any order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
 
 @dataclass(eq=False)
 class StubCall:
-    """A submitted call, or chunk of a map (then `span` is its [start, stop))."""
+    """A submitted call, or a chunk of a map, whose [start, stop) is `span`."""
 
     work: Callable[[], Any]
     options: TaskOptions
@@ -26,7 +26,7 @@ class StubCall:
     future: Future[Any] = field(default_factory=Future)
 
     def run(self, seconds: float | None = None) -> None:
-        """Run it now, in this thread; `seconds` is what it claims to have taken."""
+        """Run the call now, in this thread; `seconds` is the duration that it reports."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
@@ -38,13 +38,16 @@ class StubCall:
             self.future.set_result(result)
 
     def fail(self, exc: BaseException) -> None:
-        """Have the backend fail it, as if its process had died or time were up."""
+        """Fail the call, as if its process had died or its time were up."""
         self.future.set_running_or_notify_cancel()
         self.future.set_exception(exc)
 
 
 class StubBackend(Backend):
-    """`calls` are those that wait, `submitted` counts all; `automatic` runs each call within its submission."""
+    """A backend of which tests run the calls.
+
+    `calls` are the waiting ones, and `submitted` counts all; `automatic` runs each call within its submission.
+    """
 
     name = "stub"
 
@@ -54,7 +57,7 @@ class StubBackend(Backend):
         self.calls: list[StubCall] = []
         self.submitted = 0
         self.packs: list[int] = []
-        """How many elements each pack had."""
+        """The number of elements of each pack."""
         self.closed = False
         self.killed = False
 
@@ -109,7 +112,7 @@ class StubBackend(Backend):
         self.calls.pop(0).run(seconds)
 
     def run_all(self, seconds: float | None = None) -> None:
-        """Run calls until none waits, those included that this gives rise to."""
+        """Run calls until none waits, including those that arise meanwhile."""
         while self.calls:
             self.run_next(seconds)
 

@@ -1,4 +1,4 @@
-"""How tests wait: for a condition, and never for a time."""
+"""The way in which tests wait: for a condition, and never for a time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 BOUND = 30.0
-"""Seconds after which a wait has failed; one that succeeds takes a fraction of that."""
+"""Maximum time in seconds of a wait; one that succeeds takes a fraction of that."""
 
 PAUSE = 0.005
-"""Seconds between two looks."""
+"""Time in seconds between two checks."""
 
 
 def until(
@@ -22,10 +22,10 @@ def until(
     bound: float = BOUND,
     meanwhile: Callable[[], object] = lambda: time.sleep(PAUSE),
 ) -> T:
-    """Look again and again until `condition()` is true, and return what it gave.
+    """Check repeatedly until `condition()` is true, and return its result.
 
-    Raises AssertionError, which names `what`, after `bound` seconds. `meanwhile` is called between two looks: where the
-    condition needs the caller to do something, that is done there.
+    Raises AssertionError, which names `what`, after `bound` seconds. `meanwhile` is called between two checks, for
+    conditions that need the caller to do something.
     """
     deadline = time.monotonic() + bound
     while not (value := condition()):

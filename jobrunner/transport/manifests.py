@@ -1,6 +1,6 @@
-"""How payloads in shared memory cross a connection within one host: not at all. Messages say where to find them.
+"""Manifests: payloads in shared memory do not cross a connection within one host; messages tell where they are.
 
-A message that says so, or a hello, starts with one more frame, the *manifest*. Its first byte begins no header:
+Such a message, or a hello, starts with one more frame, the *manifest*. No header has its first byte:
 
     0xC1 | msgpack [probe or None, [[index of the frame, address], ...]]
     address, probe: [pid, descriptor, segment, fill, sizes]

@@ -1,4 +1,4 @@
-"""What the two daemons share: logging, signals, and the end of the process that started them.
+"""The common parts of the two daemons: logging, signals, and the end of the process that started them.
 
 The first SIGINT or SIGTERM drains, the second leaves at once. A daemon that was started with a lifeline (a pipe whose
 other end its parent holds) leaves at once when that closes, however the parent died.

@@ -227,13 +227,13 @@ class Wire:
         self._poller.register(fd, zmq.POLLIN)
 
     def fileno(self) -> int:
-        """For another poll than `wait`. Edge-triggered: sleep on it only while `pending` is false."""
+        """Return a descriptor for another poll than `wait`. Sleep on it only while `pending` is false."""
         fd = self._socket.getsockopt(zmq.FD)
         assert isinstance(fd, int)
         return fd
 
     def pending(self) -> bool:
-        """Whether a message has arrived."""
+        """Return whether a message has arrived."""
         events = self._socket.getsockopt(zmq.EVENTS)
         assert isinstance(events, int)
         return bool(events & zmq.POLLIN)

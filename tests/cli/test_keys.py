@@ -16,7 +16,19 @@ def test_where_no_coordinator_has_keys_looking_makes_none(cli: Any) -> None:
         assert result.code == 2
         assert "there are no keys of a coordinator" in result.err
         assert "JOBRUNNER_KEYS" in result.err
+    rotated = cli("keys", "rotate", "--yes")
+    assert (rotated.code, "there are no keys of a coordinator" in rotated.err) == (2, True)
     assert not (config_folder() / "coordinator").exists()
+
+
+def test_a_line_for_a_cluster_that_has_never_run_comes_with_a_warning(cli: Any) -> None:
+    """Else an invitation from the wrong host looks like one from the right host."""
+    first, second = cli("keys", "invite"), cli("keys", "invite")
+    assert (first.code, second.code) == (0, 0)
+    assert first.out.startswith("jobrunner://")
+    folder = config_folder() / "coordinator"
+    assert f"{folder} had no keys of a coordinator, and has those of a new cluster now" in first.err
+    assert second.err == ""
 
 
 def test_an_invitation_leads_to_where_the_coordinator_is(cli: Any, start: Any) -> None:

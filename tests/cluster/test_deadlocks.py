@@ -55,9 +55,9 @@ def test_a_call_that_needs_what_its_caller_holds_fails(executor):
     )
 
     message = deadlock(plain)
-    assert "it needs a=1, and would wait for ever, as no worker has that beside what is held" in message
+    assert "it needs a=1 and would wait for ever, because no worker has that beside the resources" in message
     assert f"{short_id(plain.id)} (ask) holds a=1 on worker one, and waits for this one" in message
-    assert "ask for less, or end first, or submit this one outside of it" in message
+    assert "require less, or end first, or submit this one outside of it" in message
     for future in direct:
         assert re.search(r"holds .=1 on worker one, and waits for this one", deadlock(future))
     assert twice.result(BOUND) == ["DeadlockError"] * 2

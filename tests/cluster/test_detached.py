@@ -86,6 +86,17 @@ def test_from_the_shell_what_fails(cluster, start, tmp_path):
     assert err.splitlines()[-1].startswith(f"jobrunner: error: call {bad} raised TypeError")
 
 
+def test_from_the_shell_a_call_that_was_cancelled(cluster, start):
+    """The outcome of a call that is not detached is not kept; what is known of it says more than that it is unknown."""
+    address = start().address
+    with Executor(address) as executor:
+        future = executor.submit(calls.square, 3)
+        until(lambda: jobrunner("cancel", future.id, address=address)[0] == 0, "the acceptance of the call")
+        for wait in ((), ("--wait",)):
+            code, out, err = jobrunner("result", future.id, *wait, address=address)
+            assert (code, out, err) == (1, "", f"jobrunner: error: call {future.id} was cancelled")
+
+
 def test_a_detached_call_outlives_its_client(cluster, start, tmp_path):
     address = start("--client-grace", "0").address
     cluster.worker(address, "w", slots=2)
@@ -197,6 +208,8 @@ def test_a_journal_can_be_looked_at(start, journal, capfd):
     coordinator = start()
     with Executor(coordinator.address) as executor:
         executor.with_options(detach=True).submit(calls.square, 3)
+    assert main(["journal", "check", str(journal)]) == 0
+    assert "damage           none" in capfd.readouterr().out.splitlines()
     assert main(["journal", "check", str(journal), "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
     assert (report["tasks"], report["damage"]) == (1, "")

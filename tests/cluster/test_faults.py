@@ -89,6 +89,28 @@ def test_a_coordinator_that_was_killed_is_replaced_in_the_middle_of_work(cluster
     assert Path(path).read_text() == "once\n", "what ran went on, and was not started again"
 
 
+def test_a_program_is_told_that_its_coordinator_is_lost_and_that_it_is_back(cluster, tmp_path, caplog):
+    port = free_port()
+    first = cluster.coordinator(port=port)
+    cluster.worker(first.address, "w")
+    gate = str(tmp_path / "gate")
+    with connected(first.address) as executor:
+        future = executor.submit(calls.wait_for_file, gate)
+        until(future.running)
+        assert not caplog.records
+        first.send(signal.SIGKILL)
+        first.wait()
+        until(lambda: caplog.records, "the warning")
+        (lost,) = caplog.records
+        assert (lost.name, lost.levelname) == ("jobrunner.cluster", "WARNING")
+        assert f"lost the coordinator at {first.address}: it has been silent for" in lost.message
+        assert lost.message.endswith("its calls go on, and wait up to 120 s for it (reconnect_timeout)")
+        cluster.coordinator(port=port)
+        open(gate, "w").close()
+        assert future.result(BOUND) == gate
+        assert caplog.records[-1].message == f"the coordinator at {first.address} is back"
+
+
 def test_a_killed_daemon_leaves_no_slots(cluster, address):
     worker = cluster.worker(address, "w", slots=2)
     slots = until(lambda: len(worker.slots()) == 2 and worker.slots())

@@ -46,6 +46,28 @@ def test_shutdown_in_a_callback_waits_for_nothing_that_waits_for_it(make_executo
     executor.shutdown()  # here it waits
 
 
+def test_shutdown_in_a_callback_of_a_call_that_shutdown_cancels_waits_for_nothing(
+    make_executor, tmp_path, eventually
+):
+    """The callback comes from within the first shutdown, which has yet to cancel the map."""
+    executor = make_executor(max_workers=1)
+    started, go = tmp_path / "started", tmp_path / "go"
+    running = executor.submit(zoo.announce_and_wait, str(started), str(go), 5)
+    eventually(started.exists)
+    waiting = executor.submit(zoo.echo, 1)
+    waiting.add_done_callback(lambda _: executor.shutdown())
+    results = executor.map(zoo.echo, range(3))
+    ending = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+    ending.start()
+    eventually(waiting.done)
+    go.touch()
+    ending.join(20)
+    assert not ending.is_alive()
+    assert running.result() == 5
+    with pytest.raises(CancelledError):
+        list(results)
+
+
 def test_shutdown_without_waiting_returns_at_once(make_executor, tmp_path):
     executor = make_executor()
     future = executor.submit(zoo.wait_for, str(tmp_path / "go"), 5)

@@ -635,7 +635,7 @@ def test_an_error_names_the_global_that_cannot_be_sent(run_script):
         with open_executor() as ex:
             error = ex.submit(uses_it).exception()
             assert "'stream'" in str(error) and "generator" in str(error), error
-            assert "an initializer, or the function itself, can make it" in str(error), error
+            assert "create it in an initializer or in the function itself" in str(error), error
             assert ex.submit(int, 3).result() == 3
     """)
 

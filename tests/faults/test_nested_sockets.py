@@ -70,6 +70,15 @@ def test_an_executor_that_is_an_argument_of_a_call_needs_a_socket_too_and_the_po
     assert "calls cannot make calls of their own" in capfd.readouterr().err
 
 
+def test_a_call_in_a_new_process_whose_socket_has_gone_meanwhile_fails_alone_and_at_once(folder):
+    with Executor("processes", max_workers=1, max_tasks_per_child=1) as executor:
+        assert executor.submit(nested, 1).result() == 1
+        vanishes(executor, folder)
+        with pytest.raises(ConfigError, match="cannot make calls of their own"):
+            executor.submit(nested, 2).result(timeout=8)
+        assert executor.submit(zoo.echo, 3).result() == 3
+
+
 def test_a_call_on_an_embedded_cluster_whose_socket_is_gone_fails_alone_and_at_once(folder):
     with Executor("cluster", max_workers=1) as executor:
         assert executor.submit(zoo.echo, 1).result() == 1

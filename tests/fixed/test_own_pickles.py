@@ -83,5 +83,5 @@ def test_a_value_that_cannot_be_pickled_leaves_nothing_behind():
 
 
 def test_a_number_of_a_class_means_nothing_elsewhere():
-    with pytest.raises(pickle.UnpicklingError, match="beside"):
+    with pytest.raises(pickle.UnpicklingError, match="not in it; load it with load_own"):
         class_numbered(0)

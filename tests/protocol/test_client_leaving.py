@@ -7,6 +7,7 @@ from jobrunner.protocol.effects import (
     ConnectionLost,
     DrainRequested,
     GiveUp,
+    HandshakeFailed,
     Stop,
     SubmitRequested,
 )
@@ -37,7 +38,18 @@ def test_it_gives_up_when_a_lost_coordinator_stays_away():
     world.run(19.9)
     assert world.take() == []
     world.run(0.1)
-    assert world.take() == [GiveUp("no answer for 20 s: it has been silent for 10 s", "CoordinatorLostError")]
+    assert world.take() == [
+        GiveUp("it has been silent for 10 s, and has not come back within 20 s", "CoordinatorLostError")
+    ]
+
+
+def test_it_names_no_silence_when_something_else_answers():
+    """The advice is about keys then; to start a coordinator would be the wrong one."""
+    world = client(opened=False, connect_timeout=3.0)
+    world.turn()
+    world.handle(HandshakeFailed("another cluster answers", refused=False))
+    world.run(3.0)
+    assert world.take() == [GiveUp("another cluster answers", "CoordinatorLostError", advises=True)]
 
 
 def test_time_in_which_its_own_process_stood_still_is_no_wait_for_an_answer():
@@ -94,7 +106,9 @@ def test_who_is_shut_out_in_the_middle_hears_of_it_at_once():
     """Not when the coordinator has been silent for long enough."""
     world = client()
     world.give(m.Envelope(world.link.session, 0, 0, m.Refused("the key was revoked", "AuthenticationError")))
-    assert world.take()[-1] == GiveUp("the key was revoked", "AuthenticationError")
+    assert world.take() == [GiveUp("the key was revoked", "AuthenticationError")], (
+        "nobody waits for it any more"
+    )
     assert world.core.next_deadline() is None
 
 

@@ -462,7 +462,7 @@ def test_a_client_that_does_not_take_its_outcomes_waits_and_others_do_not(world)
     admin = world.client("admin")
     assert (
         world.query(admin, "task", "c-3")["why"]
-        == "its client does not take the outcomes that it already has"
+        == "its client does not receive the outcomes that are ready for it"
     )
 
 

@@ -77,9 +77,9 @@ def test_a_call_that_needs_what_its_caller_holds_is_refused(desk):
     [outcome] = desk.client.heard_one(m.Outcomes).outcomes
     assert (outcome.id, outcome.status) == ("c-2", m.REFUSED)
     assert outcome.detail == {
-        "error": "it was not run: it needs gpu=1, and would wait for ever, as no worker has that beside what is held by"
-        " calls that wait: c-1 (train) holds gpu=1 on worker w, and waits for this one. Let the call that waits ask for"
-        " less, or end first, or submit this one outside of it",
+        "error": "it was not run: it needs gpu=1 and would wait for ever, because no worker has that beside the"
+        " resources of waiting calls: c-1 (train) holds gpu=1 on worker w, and waits for this one. Let the waiting call"
+        " require less, or end first, or submit this one outside of it",
         "deadlock": True,
     }
     error = error_for(outcome, "f")

@@ -75,8 +75,8 @@ def test_tasks_are_listed_unfinished_first_then_the_latest(world, admin):
         ("weather", "", "knows no query 'weather'"),
         ("tasks", "odd 100", "there is no state 'odd'; the states are waiting, queued"),
         ("tasks", " many", "many"),
-        ("tasks", " -1", "at most 50000 tasks can be told at a time, not -1"),
-        ("tasks", " 50001", "at most 50000 tasks can be told at a time"),
+        ("tasks", " -1", "at most 50000 tasks can be listed at a time, not -1"),
+        ("tasks", " 50001", "at most 50000 tasks can be listed at a time"),
         ("task", "c-9", "knows no task 'c-9'"),
         ("cancel", "c-9", "knows no task 'c-9'"),
         ("drain", "right", "there is no worker 'right' here; workers: left"),
@@ -102,7 +102,7 @@ def test_a_task_says_who_holds_the_resource_that_it_waits_for(world, admin):
     submit(client, spec(2, resources=gpu, depth=1), spec(3, resources=gpu))
     held = "no worker has gpu=1 free; it is taken by c-1 (train) on w"
     assert world.query(admin, "task", "c-3")["why"] == held
-    inside = "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
+    inside = "; it was submitted by a call, and neither ever ends if that call is among them and waits for it"
     assert world.query(admin, "task", "c-2")["why"] == held + inside
 
 
@@ -140,6 +140,40 @@ def test_a_finished_task_is_described(world, admin):
         1.0,
     )
     assert (task["worker"], task["attempt"], task["priority"], task["age"]) == ("w", 1, 4, 2.0)
+
+
+def test_an_exception_is_called_one_though_only_programs_can_read_it(world, admin):
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1))
+    worker.heard()
+    worker.say(m.Outcomes([m.Outcome("c-1", 1, m.ERROR, b"the pickle of an exception")]))
+    world.turn()
+    task = world.query(admin, "task", "c-1")
+    assert (task["state"], task["error"]) == ("failed", "raised an exception")
+    assert list(task["history"]) == ["attempt 1 on w: raised an exception"]
+
+
+def test_a_version_of_python_is_no_amount(world, admin):
+    client = world.client()
+    world.worker(python="3.11")
+    by_value = DOUBLE._replace(python="3.11")
+    client.say(m.Submit([spec(1, resources=(("gpu", 2.0),))], [by_value]))
+    assert world.query(admin, "task", "c-1")["why"] == "no worker provides gpu=2, Python 3.11"
+
+
+def test_a_task_that_ended_with_its_client_says_so(world, admin):
+    client, other = world.client(), world.client("d")
+    submit(client, spec(1))
+    submit(other, spec(1, client="d"))
+    client.say(m.Goodbye())
+    world.turn()
+    assert world.query(admin, "cancel", "d-1")["cancelled"]
+    ended, cancelled = (world.query(admin, "task", task) for task in ("c-1", "d-1"))
+    assert (ended["state"], list(ended["history"])) == (
+        "cancelled",
+        ["its client has gone, and it was not detached"],
+    )
+    assert (cancelled["state"], list(cancelled["history"])) == ("cancelled", [])
 
 
 def test_an_operator_cancels_whoevers_task(world, admin):

@@ -23,13 +23,15 @@ class Steps:
     the end of the block has been called.
     """
 
-    def __init__(self, modules, at=0, error=Killed, threads="", act=None):
-        """`threads`: how the names begin of those where it may be."""
+    def __init__(self, modules, at=0, error=Killed, threads="", act=None, edges=False):
+        """`threads`: how the names begin of those where it may be. `edges`: the beginning and the end of a function
+        are steps, too."""
         self._files = {module.__file__ for module in modules}
         self._threads = threads
         self._at = at
         self._error = error
         self._act = act
+        self._edges = edges
         self.count = 0
         self.place = ""
         """Where it was raised; empty: nowhere, there were fewer lines."""
@@ -43,6 +45,8 @@ class Steps:
         begun: set[int] = set()
 
         def line(frame, event, argument):
+            if self._edges and event == "return":
+                self.step(frame, "return")
             if event != "line" or self.place:
                 return line
             number = frame.f_lineno
@@ -51,15 +55,23 @@ class Steps:
             if text.startswith("with "):
                 begun.symmetric_difference_update([number])
             if not leaves and text != "try:":
-                self.count += 1
-                if self.count == self._at:
-                    self.place = f"{frame.f_code.co_filename}:{number}: {text}"
-                    if self._act is None:
-                        raise self._error
-                    self._act()
+                self.step(frame, text)
             return line
 
+        if self._edges:
+            self.step(frame, "call")
         return line
+
+    def step(self, frame, what):
+        """Count it; it may be the chosen one."""
+        if self.place:
+            return
+        self.count += 1
+        if self.count == self._at:
+            self.place = f"{frame.f_code.co_filename}:{frame.f_lineno}: {frame.f_code.co_name}: {what}"
+            if self._act is None:
+                raise self._error
+            self._act()
 
     @contextmanager
     def here(self):

@@ -1,1 +1,1 @@
-"""What the backends over somebody else's engine (Dask, Ray, MPI) share."""
+"""The common parts of the backends that use another engine (Dask, Ray, MPI)."""

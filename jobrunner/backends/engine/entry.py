@@ -1,4 +1,4 @@
-"""The function that an engine runs in its workers, which need not have jobrunner: it says so then."""
+"""The function that an engine runs in its workers, and that reports if they do not have jobrunner."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ def jobrunner_call(head, parts, values, *apart):
         return 5, 0.0, [], {"error": text, "unable": True}, ()
     return run(head, parts, values, *apart)
 """
-"""Runs in the engine's workers. It goes by value, so that a worker without jobrunner can say so. 5 is `m.LOST`."""
+"""The source of the function in the engine's workers.
+
+It is sent by value, so that a worker without jobrunner can report that. 5 is `m.LOST`.
+"""
 
 
 def entry() -> Callable[..., Any]:
-    """`jobrunner_call`, as a function that every pickler sends by value."""
+    """Return `jobrunner_call` as a function that every pickler sends by value."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(ENTRY, space)
     function: Callable[..., Any] = space["jobrunner_call"]

@@ -1,4 +1,4 @@
-"""A queue of what is to be done on one thread, now or later. Who waits for the next sleeps until it comes."""
+"""A queue of events for one thread, now or later; the thread sleeps until the next one comes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Event: TypeAlias = "Callable[[], None]"
 
 
 class Events:
-    """`post` may be called on any thread, and by the garbage collector; the rest on the one thread alone."""
+    """The queue. Any thread and the garbage collector may call `post`; only the one thread calls the rest."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -23,12 +23,12 @@ class Events:
         self._queue.put(event)
 
     def after(self, seconds: float, event: Event) -> None:
-        """Post it that much later."""
+        """Post an event after this number of seconds."""
         self._number += 1
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._number, event))
 
     def take(self) -> list[Event]:
-        """All that has gathered; waits for the first."""
+        """Wait for an event, and return all that have come."""
         events: list[Event] = []
         wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
         try:

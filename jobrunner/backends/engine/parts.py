@@ -1,6 +1,6 @@
-"""Parts of functions that an engine keeps for us: each is given to it once, for all calls of functions that have it.
+"""Parts of functions that an engine keeps: each is given to it once, for all calls of functions that have it.
 
-For engines that have a way of their own for that. Others get them with each call, see `EngineBackend.head`.
+This is for engines that have a way of their own for it. Others get the parts with each call, see `EngineBackend.head`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from jobrunner.protocol.wire.payloads import Payload, payload_size
 
 
 class PartsThere:
-    """Used by the backend's thread alone.
+    """The parts that the engine has; only the backend's thread uses this.
 
-    `give` hands a payload to the engine: what stands for it among the arguments of a call, and whether the engine keeps
-    it as long as we have that.
+    `give` passes a payload to the engine. It returns what replaces the payload among the arguments of a call, and
+    whether the engine keeps it as long as we have that.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class PartsThere:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._there: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
-        """By key, what stands for each and its bytes; the longest unused ones first."""
+        """By key, the replacement of each part and its size in bytes; the longest unused ones come first."""
 
     def arguments(self, parts: Sequence[DumpedFunction]) -> list[Any]:
-        """What stands for the parts of one call. Beyond these, as much is kept as may be."""
+        """Return the replacements of the parts of one call, and keep as many further ones as permitted."""
         arguments = [self._argument(part) for part in parts]
         while self._bytes > self._most_bytes and len(self._there) > len(parts):
             _, (_, size) = self._there.popitem(last=False)
@@ -39,7 +39,7 @@ class PartsThere:
         return arguments
 
     def clear(self) -> None:
-        """The engine may have lost some of them: give them anew."""
+        """Forget all parts, because the engine may have lost some of them."""
         self._there.clear()
         self._bytes = 0
 

@@ -1,7 +1,8 @@
-"""What a call prints in an engine's worker, kept for its client.
+"""The output of a call in an engine's worker, which is kept for its client.
 
 Several calls may run in one process, each in a thread of its own, so `sys.stdout` and `sys.stderr` are replaced once by
-streams that ask which call is writing. What C code and child processes write to the descriptors passes them by.
+streams that determine which call is writing. Output of C code and child processes goes to the descriptors, and is not
+captured.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any, cast
 from jobrunner.protocol.wire.messages import STDERR, STDOUT
 
 LIMIT = 1_000_000
-"""Characters that are kept of one call."""
+"""Maximum number of characters that are kept of one call."""
 
 
 class Capture:
-    """A context manager; `texts` afterwards."""
+    """A context manager that captures output; `texts` returns it afterwards."""
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
@@ -43,7 +44,7 @@ class Capture:
             self._pieces.append((number, text[:room]))
 
     def texts(self) -> list[tuple[int, str]]:
-        """Pairs of stream and text, neighbours of one stream in one piece."""
+        """Return pairs of stream and text; neighbours of one stream are in one piece."""
         texts: list[tuple[int, str]] = []
         for number, text in self._pieces:
             if texts and texts[-1][0] == number:
@@ -63,7 +64,7 @@ _local = _Local()
 
 
 class _Stream(io.TextIOBase):
-    """Writes to the call's capture, or else to the stream that was there before."""
+    """A stream that writes to the call's capture, or else to the stream that was there before."""
 
     def __init__(self, number: int, before: Any) -> None:
         self._number = number
@@ -81,7 +82,7 @@ class _Stream(io.TextIOBase):
             self._before.flush()
 
     def close(self) -> None:
-        """A call that closes its stdout closes it for nobody."""
+        """Do nothing, because a call that closes its stdout must not close it for others."""
 
     def writable(self) -> bool:
         return True

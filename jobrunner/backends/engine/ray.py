@@ -26,6 +26,7 @@ from jobrunner.backends.engine.stops import AGAIN
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.payloads import Payload, payload_size
+from jobrunner.system import conditions
 from jobrunner.system.forks import let_sigterm_end_children
 from jobrunner.system.host import usable_cpus
 
@@ -80,7 +81,7 @@ class RayBackend(EngineBackend):
         self._entry = ray.remote(max_retries=0)(entry())
         self._shared: dict[tuple[int, ...], Shared] = {}
         self._parts_there = PartsThere(lambda payload: (ray.put(wrapped(payload)), True))
-        self._changed = threading.Condition()
+        self._changed = conditions.Condition()
         extra: int | None = 0
         if inside_worker():
             _nested.append(self)

@@ -1,8 +1,8 @@
-"""Stopping a call that runs in the main thread of an engine's worker, from within: by its time limit, or an interrupt.
+"""The stop of a call that runs in the main thread of an engine's worker, by its time limit or an interrupt.
 
-A signal's handler raises KeyboardInterrupt in the call. One that swallows it is interrupted again each second, and
-its process is killed in the end; so is one that holds the interpreter's lock, by the timer of faulthandler, which
-needs no lock.
+A signal handler raises KeyboardInterrupt in the call. A call that swallows it is interrupted again each second, and its
+process is killed in the end. So is a call that holds the interpreter's lock, by the timer of faulthandler, which needs
+no lock.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from types import FrameType, TracebackType
 from typing import Any
 
 AGAIN = 1.0
-"""Seconds from one interruption to the next."""
+"""Time in seconds between two interruptions."""
 
 INTERRUPTIONS = 3
-"""After which the process is killed."""
+"""Number of interruptions after which the process is killed."""
 
 
 class Stops:
-    """A context manager around a call."""
+    """A context manager around a call, which stops it."""
 
     def __init__(self, timeout: float | None = None, *, install: bool = True) -> None:
         self.asked = False
-        """It was asked to stop."""
+        """Whether the call was asked to stop."""
         self.timed_out = False
         self._timeout = timeout
         self._install = install and threading.current_thread() is threading.main_thread()
@@ -36,7 +36,7 @@ class Stops:
 
     @classmethod
     def none(cls) -> Stops:
-        """For calls that cannot be stopped."""
+        """Return the stops of a call that cannot be stopped."""
         return cls(install=False)
 
     def __enter__(self) -> None:
@@ -52,7 +52,7 @@ class Stops:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over = True  # first: a handler may be called at each of the next lines
+        self._over = True  # this comes first, because a handler may be called at each of the next lines
         if not self._install:
             return
         if self._timeout is not None:

@@ -1,8 +1,9 @@
-"""Large payloads of a journal, each in a file of its own beside it: SQLite would copy and checksum them several times.
+"""The large payloads of a journal, each in a file of its own, as SQLite would copy and checksum them several times.
 
-The law: a file is whole before a row names it (`Reference`), and on the disk before that row is (`sync`, before the
-journal's checkpoint). It goes when no row needs it: at once where nothing is lost if the row comes back, else after the
-checkpoint that makes sure that it does not. A file that is not as its reference says counts as never written.
+The law: a file is complete before a row names it (`Reference`), and on the disk before that row is (`sync`, before the
+journal's checkpoint). It is removed when no row needs it: at once if nothing is lost should the row come back,
+otherwise after the checkpoint that makes sure that it does not. A file that differs from its reference counts as never
+written.
 """
 
 from __future__ import annotations
@@ -23,27 +24,29 @@ from jobrunner.protocol.wire.ids import random_token
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
 
 LARGE = 128 * 1024
-"""Bytes from which on a payload gets a file; less is quicker in a row."""
+"""Size in bytes from which a payload gets a file; smaller ones are faster in a row."""
 
 UNSETTLED_BYTES = 64 * 1024 * 1024
-"""In files that are to be brought to the disk, or to be removed, from which on that is done: little enough for one turn
-of a coordinator."""
+"""Size in bytes of files that wait to be written to the disk or removed, from which this is done.
+
+It is small enough for one turn of a coordinator.
+"""
 
 
 class Reference(bytes):
-    """Stands for a payload that is in a file: packed, its name, its checksum and the sizes of its parts."""
+    """The packed reference to a payload in a file: its name, its checksum and the sizes of its parts."""
 
 
 class PayloadFiles:
-    """A folder that is one journal's, and only its user's. It is made when it is needed."""
+    """The folder of one journal and one user, which is created when it is needed."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError where others may change what is in the folder."""
+        """Open the folder. Raises ConfigError if others may change its content."""
         self._folder = folder
         self._unsynced: dict[str, int] = {}
-        """Bytes of files that may not be on the disk yet."""
+        """By file, the size in bytes of files that may not be on the disk yet."""
         self._condemned: dict[str, int] = {}
-        """Bytes of files that go after the next checkpoint."""
+        """By file, the size in bytes of files that are removed after the next checkpoint."""
         if folder.exists():
             check_private(folder.lstat(), folder)
 
@@ -52,11 +55,11 @@ class PayloadFiles:
         return sum(self._unsynced.values()) + sum(self._condemned.values())
 
     def size(self) -> int:
-        """Bytes of all files."""
+        """Return the size of all files in bytes."""
         return sum(file.stat().st_size for file in files_in(self._folder))
 
     def write(self, payload: Payload) -> Reference:
-        """Raises OSError, and leaves nothing."""
+        """Write a payload to a file; on an error, remove the file and raise OSError."""
         parts = [
             memoryview(part) for part in ((payload,) if isinstance(payload, bytes) else buffers_of(payload))
         ]
@@ -64,7 +67,7 @@ class PayloadFiles:
         path = self._folder / name
         private_folder(self._folder)
         try:
-            check_private(self._folder.lstat(), self._folder)  # somebody else may have made it meanwhile
+            check_private(self._folder.lstat(), self._folder)  # somebody else may have created it meanwhile
         except ConfigError as exc:
             raise PermissionError(str(exc)) from exc
         require_room(self._folder, payload_size(payload))
@@ -80,7 +83,7 @@ class PayloadFiles:
         return Reference(packed)
 
     def read(self, reference: Reference) -> Payload | None:
-        """None where the file is not whole."""
+        """Return the payload, or None if the file is not complete."""
         name, crc, sizes = msgpack.unpackb(reference)
         try:
             data = memoryview((self._folder / name).read_bytes())
@@ -94,20 +97,20 @@ class PayloadFiles:
         return tuple([bytes(data[end - size : end]) for end, size in zip(ends, sizes, strict=True)])
 
     def remove(self, reference: Reference) -> None:
-        """At once."""
+        """Remove the file at once."""
         name = name_in(reference)
         self._unsynced.pop(name, None)
         with contextlib.suppress(OSError):
             (self._folder / name).unlink()
 
     def condemn(self, reference: Reference) -> None:
-        """Remove it when it is certain that no row will name it again: see `settle`."""
+        """Remove the file when it is certain that no row will name it again, see `settle`."""
         name = name_in(reference)
         self._unsynced.pop(name, None)
         self._condemned[name] = size_in(reference)
 
     def sync(self) -> None:
-        """Bring what rows may name to the disk. Raises OSError."""
+        """Write the files that rows may name to the disk. Raises OSError."""
         if not self._unsynced:
             return
         for name in self._unsynced:
@@ -116,14 +119,14 @@ class PayloadFiles:
         self._unsynced.clear()
 
     def settle(self) -> None:
-        """The rows are on the disk."""
+        """Remove the condemned files, because the rows are on the disk."""
         for name in self._condemned:
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
         self._condemned.clear()
 
     def adopt(self, references: Iterable[Reference]) -> None:
-        """These are what rows name at the start; everything else in the folder is nobody's."""
+        """Keep the files that rows name at the start, and condemn all others in the folder."""
         known = {name_in(reference) for reference in references}
         for file in files_in(self._folder):
             found = self._unsynced if file.name in known else self._condemned
@@ -136,7 +139,7 @@ def name_in(reference: Reference) -> str:
 
 
 def size_in(reference: Reference) -> int:
-    """Bytes of the payload."""
+    """Return the size of the payload in bytes."""
     sizes = msgpack.unpackb(reference)[2]
     return sizes if isinstance(sizes, int) else sum(sizes)
 
@@ -146,7 +149,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def require_room(folder: Path, size: int) -> None:
-    """Raises OSError where the disk has less: else all that there is would be filled in vain, each time it is tried."""
+    """Raise OSError if the disk has less room, because each try would otherwise fill all of it in vain."""
     found = os.statvfs(folder)
     if found.f_bavail * found.f_frsize < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))

@@ -1,7 +1,7 @@
-"""Reading a journal: how it was left, whether it is one, and what its entries say; nothing is changed by it.
+"""Reading a journal: how it was closed, whether it is one, and what it contains. Nothing is changed.
 
-Whatever is damaged is said, and nothing is guessed: a journal is read whole, or it is refused. Only the end of SQLite's
-log, which a coordinator that dies may leave half written, is cut off.
+Every damage is reported, and nothing is guessed: a journal is read completely, or it is refused. Only the end of
+SQLite's log is cut off, because a coordinator that dies may leave it half written.
 """
 
 from __future__ import annotations
@@ -22,36 +22,43 @@ from jobrunner.protocol.wire.payloads import Payload
 
 FORMAT = 6
 OLDEST_FORMAT = 3
-"""Without files for large payloads; in 3 and 4, without parts of functions, which are bytes; up to 5, without the
-number of attempts that never began."""
+"""The oldest format that can be read.
+
+It has no files for large payloads; up to 4, parts of functions are bytes; up to 5, the number of attempts that never
+began is missing.
+"""
 CHAINED_FORMAT = 6
-"""From here on there is a mark, and checksums of rows cover more than their bytes: see `journal_entries`."""
+"""The first format with a mark, and with checksums of rows that cover more than their bytes, see `rows`."""
 
 APPLICATION_ID = 0x4A4F4252
-"""Marks the file as ours ("JOBR") in SQLite's header."""
+"""The id of our files ("JOBR") in SQLite's header."""
 
 ELSEWHERE = "use --journal PATH for another file, or --no-journal"
 
 ADVICE = (
-    "`jobrunner journal check` reports details. Move the file away to start without its content: programs that still"
-    " run lose nothing, but detached calls are lost"
+    "`jobrunner journal check` reports details. Move the file away, with its -wal and its .payloads, to start without"
+    " its content: programs that still run lose nothing, but detached calls are lost"
 )
 
 
 class Recovery(NamedTuple):
-    """How a journal was found."""
+    """The state in which a journal was found."""
 
     existed: bool
     clean: bool
-    """The coordinator before had closed it."""
+    """True if the previous coordinator had closed the journal."""
     torn_bytes: int = 0
-    """At the end of SQLite's log: of an entry that was being written when the process or the host died, or damaged
-    later; cut off."""
+    """Bytes that were cut off at the end of SQLite's log.
+
+    They belong to an entry that was being written when the process or the host died, or that was damaged later.
+    """
     lost_payloads: int = 0
-    """Calls, and outcomes, whose files are not there or not whole: the operating system had not written them yet when
-    the host died, or they were damaged later."""
+    """Number of calls and outcomes whose files are missing or incomplete.
+
+    The operating system had not written them yet when the host died, or they were damaged later.
+    """
     log_is_gone: bool = False
-    """The journal was not closed, and SQLite's log is not beside it."""
+    """True if the journal was not closed, and SQLite's log is missing."""
 
     def __str__(self) -> str:
         if not self.existed:
@@ -74,17 +81,16 @@ class Recovery(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a journal holds."""
+    """The contents of a journal."""
 
     state: JournalState
     lost: set[TaskId]
-    """Tasks of which a payload in a file is lost, or that of a function they need; that of an outcome leaves the
-    task."""
+    """The tasks that have lost a payload in a file, or that of a function they need. A lost outcome leaves its task."""
     version: int
-    """Of the format."""
+    """The version of the format."""
     tail: Tail
     mark: Mark | None
-    """None before format 6."""
+    """The mark; None before format 6."""
 
 
 def files_of(path: Path) -> PayloadFiles:
@@ -102,7 +108,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 def inspect_files(path: Path) -> Recovery:
-    """How the journal was left, from its files; before SQLite opens it and recovers."""
+    """Return how the journal was closed, as its files show before SQLite opens it and recovers."""
     try:
         log = Path(f"{path}-wal").read_bytes()
     except OSError:
@@ -118,7 +124,7 @@ def inspect_files(path: Path) -> Recovery:
 
 
 def check_format(database: sqlite3.Connection, path: Path) -> int:
-    """The format; 0: the file is a new one. Raises ConfigError for what is no journal that can be read here."""
+    """Return the format, or 0 if the file is new. Raises ConfigError if it is not a journal that can be read here."""
     try:
         mark = database.execute("PRAGMA application_id").fetchone()[0]
         version: int = database.execute("PRAGMA user_version").fetchone()[0]
@@ -140,7 +146,7 @@ def check_format(database: sqlite3.Connection, path: Path) -> int:
 
 
 def check_pages(database: sqlite3.Connection, path: Path) -> None:
-    """Raises ConfigError where SQLite's own structures are damaged, of which writing would make more damage."""
+    """Raise ConfigError if SQLite's own structures are damaged, because writing would increase the damage."""
     try:
         verdict = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.Error as exc:
@@ -150,7 +156,7 @@ def check_pages(database: sqlite3.Connection, path: Path) -> None:
 
 
 def read_contents(database: sqlite3.Connection, path: Path, files: PayloadFiles) -> Contents:
-    """What all entries say, as of one moment. Raises ConfigError where any of them is damaged or missing."""
+    """Return the contents of all entries at one moment. Raises ConfigError if an entry is damaged or missing."""
     version = check_format(database, path)
     if version == 0:
         return Contents(JournalState(), set(), FORMAT, Tail(), Mark(Tail(), False))
@@ -169,7 +175,7 @@ def read_contents(database: sqlite3.Connection, path: Path, files: PayloadFiles)
     except sqlite3.DatabaseError as exc:
         raise ConfigError(f"the journal {path} is damaged: {exc}; {ADVICE}") from exc
     except ConfigError:
-        raise  # it is a ValueError
+        raise  # ConfigError is a ValueError, too
     except (ProtocolError, ValueError, TypeError, LookupError) as exc:
         raise ConfigError(
             f"the journal {path} contains data that no version of jobrunner writes: {exc}; {ADVICE}"
@@ -193,7 +199,7 @@ def read_mark(database: sqlite3.Connection, path: Path, version: int) -> Mark | 
 def read_entries(
     database: sqlite3.Connection, path: Path, files: PayloadFiles, mark: Mark | None
 ) -> tuple[JournalState, set[TaskId], Tail]:
-    """Also the tasks whose outcomes were left out, since their files are lost, and the end of the chain."""
+    """Return the state, the tasks whose outcomes were omitted as their files are lost, and the end of the chain."""
     state = JournalState()
     unread: set[TaskId] = set()
     tail, first = Tail(), True
@@ -222,11 +228,13 @@ def read_entries(
 
 
 def damaged_after(path: Path, tail: Tail) -> ConfigError:
-    return ConfigError(f"the journal {path} is damaged in entry {tail.seq + 1}, or that is missing; {ADVICE}")
+    return ConfigError(
+        f"the journal {path} is damaged: its entry {tail.seq + 1} is altered or missing; {ADVICE}"
+    )
 
 
 def drop_lost(state: JournalState, unread: set[TaskId], files: PayloadFiles) -> set[TaskId]:
-    """Leave out the tasks that cannot be run, for want of their files; which these are, and those of lost outcomes."""
+    """Omit the tasks that cannot run because files are lost; return these, and those with lost outcomes."""
     lost = unread & state.tasks.keys()
     gone = {key for key, definition in state.functions.items() if is_lost(definition.blob, files)}
     gone |= {key for key, definition in state.functions.items() if not gone.isdisjoint(definition.parts)}

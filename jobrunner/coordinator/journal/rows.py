@@ -1,9 +1,8 @@
 """Entries of the journal as bytes and as rows: how they are cut, packed, and chained by their checksums.
 
-The checksum of a row covers its number, its bytes and the checksum of the row before it, so that a row which is
-missing, damaged or in another place is seen. That none is missing at the end is seen by the `Mark`, which names the
-last row that was in the database when SQLite's log was moved into it. Later rows are in that log, which has checksums
-of its own.
+The checksum of a row covers its number, its bytes and the checksum of the previous row, so that a missing, damaged or
+misplaced row is detected. The `Mark` detects that rows are missing at the end: it names the last row that was in the
+database when SQLite's log was moved into it. Later rows are in that log, which has checksums of its own.
 """
 
 from __future__ import annotations
@@ -34,45 +33,46 @@ from jobrunner.protocol.wire.messages import (
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
 
 ROW_BYTES = 64 * 1024 * 1024
-"""Of an entry beyond which it becomes several rows, in one transaction: SQLite takes no row of a billion bytes."""
+"""Maximum size in bytes of a row; a larger entry becomes several rows in one transaction, because SQLite rejects a row
+of a billion bytes."""
 
 SNAPSHOT_BYTES = 4 * 1024 * 1024
-"""About the size of each entry in which the whole state is written."""
+"""Approximate size in bytes of each entry when the whole state is written."""
 
 TASK_BYTES = 200
-"""About what a task takes in the log beside its payload."""
+"""Approximate size in bytes of a task in the log, without its payload."""
 
 REFERENCE = 1
-"""Of msgpack's extensions: the payload is in a file."""
+"""The number of the msgpack extension for a payload in a file."""
 
 WRITE_OPTIONS, READ_OPTIONS = value_functions(Options, "options")
 
 
 class Tail(NamedTuple):
-    """The end of a chain of rows: the number of the last one and its checksum, which is 0 where a chain begins."""
+    """The end of a chain of rows: the number of the last one and its checksum, which is 0 for an empty chain."""
 
     seq: int = 0
     checksum: int = 0
 
     def next(self, data: bytes) -> Tail:
-        """The end of the chain when a row with these bytes has been added."""
+        """Return the end of the chain after a row with these bytes has been added."""
         link = struct.pack(">QI", self.seq + 1, self.checksum)
         return Tail(self.seq + 1, zlib.crc32(data, zlib.crc32(link)))
 
 
 class Mark(NamedTuple):
-    """What the database says about its rows beside the rows themselves."""
+    """The facts that the database has about its rows in another place."""
 
     tail: Tail
-    """A row that must be there, with all before it."""
+    """A row that must exist, together with all rows before it."""
     in_use: bool
-    """A coordinator has opened the journal, and has not closed it."""
+    """True if a coordinator has opened the journal and has not closed it."""
 
     def checksum(self) -> int:
         return zlib.crc32(struct.pack(">QI?", *self.tail, self.in_use))
 
     def is_written_as(self, checksum: object) -> bool:
-        """Whether that is its checksum; the fields may be anything that was read."""
+        """Return whether this is the mark's checksum; the fields may have any values that were read."""
         try:
             return self.checksum() == checksum
         except struct.error:
@@ -80,7 +80,7 @@ class Mark(NamedTuple):
 
 
 def references(kept: JournalState | JournalEntry) -> list[Reference]:
-    """What is in files."""
+    """Return the references to all payloads that are in files."""
     specs = kept.accepted if isinstance(kept, JournalEntry) else [spec for spec, _ in kept.tasks.values()]
     functions = kept.functions if isinstance(kept, JournalEntry) else kept.functions.values()
     payloads = [spec.body.payload for spec in specs]
@@ -90,7 +90,7 @@ def references(kept: JournalState | JournalEntry) -> list[Reference]:
 
 
 def file_bytes(functions: Iterable[FunctionDef]) -> int:
-    """Of those of them that are in files."""
+    """Return the size in bytes of the functions that are in files."""
     return sum(size_in(d.blob) for d in functions if isinstance(d.blob, Reference))
 
 
@@ -99,7 +99,7 @@ def function_file_bytes(state: JournalState) -> int:
 
 
 def size_of(spec: TaskSpec) -> int:
-    """In the log."""
+    """Return the size of the task in the log in bytes."""
     return call_size(spec.body.payload, spec.body.options, spec.depends_on) + TASK_BYTES
 
 
@@ -116,7 +116,7 @@ def size_of_progress(progress: Progress) -> int:
 
 
 def rows(entry: JournalEntry) -> list[JournalEntry]:
-    """The same in parts that each fit into a row, in an order in which they say what it says; mostly one."""
+    """Return the entry in parts that each fit into a row and have the same meaning in this order; usually one."""
     sizes = [size_of_function(definition) for definition in entry.functions]
     sizes += [size_of(spec) for spec in entry.accepted]
     sizes += [size_of_progress(progress) for _, progress in entry.progress]
@@ -147,7 +147,7 @@ def rows(entry: JournalEntry) -> list[JournalEntry]:
 
 
 def snapshot(state: JournalState) -> Iterator[JournalEntry]:
-    """The state as entries of moderate size. Ages of kept outcomes are as they were when they were read."""
+    """Yield the state as entries of moderate size. The ages of kept outcomes are those at the time of reading."""
     entry = JournalEntry(list(state.functions.values()), owners=dict(state.owners))
     size = 0
     for spec, progress in state.tasks.values():
@@ -188,7 +188,7 @@ def dump_entry(entry: JournalEntry, now: float) -> bytes:
 
 
 def load_entry(data: bytes, now: float) -> JournalEntry:
-    """Raises ProtocolError, ValueError or TypeError for what `dump_entry` has not made."""
+    """Return the entry. Raises ProtocolError, ValueError or TypeError if `dump_entry` has not written it."""
     written, functions, accepted, progress, outcomes, gone, owners = msgpack.unpackb(
         data, use_list=False, unicode_errors="surrogatepass", ext_hook=read_extension
     )
@@ -206,7 +206,7 @@ def load_entry(data: bytes, now: float) -> JournalEntry:
 
 
 def written_task(spec: TaskSpec) -> tuple[Any, ...]:
-    """The fields of a task, those of its body in their place."""
+    """Return the fields of a task, with those of its body in their places."""
     function, payload, kind, options, initializer, depth = spec.body
     return spec.id, function, flat(payload), kind, WRITE_OPTIONS(options), initializer, depth, spec.depends_on
 

@@ -1,16 +1,16 @@
 """The coordinator's journal on disk: an append-only log of entries in an SQLite database (WAL mode).
 
-One entry, which is all that one turn of the coordinator has to keep, is one row and one transaction: with a row per
-task the cost would be many times that of everything else. What the log says in the end is `JournalState`; when most of
-the log is about tasks that are gone, that state is written anew as one entry and takes the log's place. Large payloads
-are in files of their own, and the log refers to them (`payload_files`).
+One entry contains everything that one turn of the coordinator must keep, and is one row and one transaction; a row per
+task would cost many times as much as everything else. The log adds up to a `JournalState`. When most of the log is
+about tasks that are gone, that state is written as one entry and replaces the log. Large payloads are in files of their
+own, and the log refers to them (`payload_files`).
 
-A commit survives the death of the process. That of the host it survives once the operating system has written it out
-(synchronous=NORMAL): SQLite's checksums cut off what was written in part, and of a payload in a file its own. What is
-damaged later, or missing, is seen by checksums that chain the rows (`journal_entries`).
+A commit survives the death of the process. It survives the death of the host once the operating system has written it
+(synchronous=NORMAL): SQLite's checksums cut off a transaction that was written in part, and each payload file has a
+checksum of its own. Later damage and missing rows are detected by checksums that chain the rows (`rows`).
 
-A journal is several files, which are found by its name: so a path is resolved first, and two coordinators are kept
-apart both by the name and by the file itself.
+A journal consists of several files, which are found by its name. Therefore a path is resolved first, and two
+coordinators are kept apart both by the name and by the file itself.
 """
 
 from __future__ import annotations
@@ -58,34 +58,35 @@ from jobrunner.protocol.wire.messages import TaskSpec
 from jobrunner.protocol.wire.payloads import Payload, payload_size
 
 COMPACT_FROM = 4 * 1024 * 1024
-"""Bytes of log beyond twice the live state at which it is written anew: some hundred entries of a busy turn, so that
-the cost of rewriting stays a small share, and little enough to be read in an instant at the next start."""
+"""Size in bytes of the log, beyond twice the live state, at which it is rewritten: some hundred entries of a busy turn,
+so that rewriting costs a small share, and little enough to be read quickly at the next start."""
 
 MAX_PAYLOAD_BYTES = 900_000_000
-"""Bytes of arguments, of a result or of a function that a journal takes: a row, with all that comes with them."""
+"""Maximum size in bytes of arguments, of a result or of a function in a journal, because it is one row with other data.
+"""
 
 FUNCTION_FILES = 256 * 1024 * 1024
-"""Bytes of functions in files, beyond twice what was needed when the log was last written anew, at which it is again:
-so what no call needs any more does not fill the disk."""
+"""Size in bytes of functions in files, beyond twice what was needed at the last rewriting of the log, at which the log
+is rewritten, so that functions that no call needs do not fill the disk."""
 
 TAKEN_OVER = ("-wal", "-journal", "-shm")
-"""Files beside a database from which SQLite takes over what is in them, whoever has made them."""
+"""Suffixes of the files beside a database whose content SQLite takes over, whoever has created them."""
 
 OWED_TASKS = 2000
 OWED_BYTES = 1024 * 1024
-"""Of what could not be written before, what is tried at once: little, for it may fail again in each turn of a
+"""Maximum size in bytes of earlier unwritten data that is tried at once, because it may fail again in each turn of a
 coordinator whose disk is full."""
 
 BUSY_MILLISECONDS = 100
-"""How long the coordinator waits for somebody who reads its journal (`jobrunner journal check`) before it puts off what
-it wanted to do with the files."""
+"""Time in milliseconds for which the coordinator waits for a reader of its journal (`jobrunner journal check`) before
+it postpones its work on the files."""
 
 
 class Journal:
-    """One coordinator's journal; used by one thread.
+    """One coordinator's journal; one thread uses it.
 
-    Raises ConfigError where the file cannot be used: another coordinator has it, it is no journal, of another format,
-    or damaged.
+    Raises ConfigError if the file cannot be used: another coordinator has it, or it is not a journal, has another
+    format or is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -93,11 +94,12 @@ class Journal:
         self._locks: list[int] = []
         self._owed = Owed()
         self._unchecked_bytes = 0
-        """Of rows since the last checkpoint."""
+        """Size in bytes of the rows since the last checkpoint."""
         self._compact_from = 0
-        """Bytes of log at which writing it anew is tried again: it could not be done with less."""
+        """Size in bytes of the log at which it is rewritten again, because rewriting failed at a smaller one."""
         self._further_bytes = 0
-        """Of functions and histories, when the log was last written anew: else it would be again at once."""
+        """Size in bytes of functions and histories at the last rewriting, without which the log would be rewritten
+        again at once."""
         try:
             self._lock()
             for suffix in TAKEN_OVER:
@@ -116,7 +118,7 @@ class Journal:
             raise
 
     def _lock(self) -> None:
-        """Two locks: one beside the file for who comes by the same name, one on it for who comes by another one."""
+        """Take two locks: one beside the file and one on it, against users of the same name and of another name."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             beside = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -150,13 +152,13 @@ class Journal:
             ) from None
 
     def _unlock(self) -> None:
-        """After SQLite has closed the file: closing it here would drop SQLite's own locks."""
+        """Release the locks after SQLite has closed the file, because closing it here would drop SQLite's own locks."""
         while self._locks:
             os.close(self._locks.pop())
 
     def _open(self, recovery: Recovery) -> None:
         version = check_format(self._database, self.path)
-        check_private(self.path.stat(), self.path)  # calls and results are nobody else's business
+        check_private(self.path.stat(), self.path)  # calls and results are private
         self._prepare(version)
         self._files = files_of(self.path)
         found = read_contents(self._database, self.path, self._files)
@@ -171,7 +173,7 @@ class Journal:
         self._tail = found.tail
         self._files.adopt(references(self.state))
         self._function_bytes = self._needed_bytes = function_file_bytes(self.state)
-        """Of functions in files: all of them, and those that were needed when the log was last written anew."""
+        """Sizes in bytes of functions in files: of all of them, and of those that were needed at the last rewriting."""
         self._log_bytes = int(self._one("SELECT coalesce(sum(length(data)), 0) FROM entries"))
         self._live_bytes = sum(size_of(spec) for spec, _ in self.state.tasks.values())
         self._live_bytes += sum(map(size_of_outcome, self.state.outcomes.values()))
@@ -180,7 +182,7 @@ class Journal:
         self._checkpoint("PASSIVE", in_use=True)
 
     def restored(self) -> JournalState:
-        """What is known at the start, with the payloads that are in files."""
+        """Return the state at the start, with the payloads that are in files."""
         state = self.state.copy()
         for key, definition in state.functions.items():
             state.functions[key] = definition._replace(blob=self._loaded(definition.blob))
@@ -200,9 +202,9 @@ class Journal:
         return whole
 
     def write(self, entry: JournalEntry) -> None:
-        """Keep an entry for good. Raises JournalError if that is not possible now.
+        """Keep an entry permanently. Raises JournalError if that is impossible now.
 
-        Then none of its new tasks is in the journal; the rest of it will be written with the next entry.
+        After an error none of its new tasks is in the journal; the rest of it is written with the next entry.
         """
         try:
             while self._owed:
@@ -224,7 +226,7 @@ class Journal:
             self._checkpoint("PASSIVE")
 
     def _write(self, entry: JournalEntry) -> None:
-        """Append it, whole or not at all."""
+        """Append an entry, completely or not at all."""
         before = self._log_bytes, self._tail
         stored = JournalEntry()
         try:
@@ -243,7 +245,7 @@ class Journal:
             self._database.execute("ROLLBACK")
 
     def close(self) -> None:
-        """After this another coordinator may open it."""
+        """Close the journal; then another coordinator may open it."""
         self._checkpoint("TRUNCATE", in_use=False)
         self._database.close()
         self._unlock()
@@ -253,17 +255,17 @@ class Journal:
         try:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=NORMAL")
-            database.execute("PRAGMA wal_autocheckpoint=0")  # files come first: see _checkpoint
+            database.execute("PRAGMA wal_autocheckpoint=0")  # files must be written first, see _checkpoint
             database.execute(f"PRAGMA journal_size_limit={COMPACT_FROM}")
             database.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
-            # Overwriting with zeros what is deleted costs more than all else; the file is its user's alone.
+            # Overwriting deleted data with zeros costs more than all the rest, and the file is private.
             database.execute("PRAGMA secure_delete=OFF")
             database.execute("BEGIN IMMEDIATE")
             if version == 0:
                 database.execute("CREATE TABLE entries (seq INTEGER PRIMARY KEY, crc INTEGER, data BLOB)")
                 self._create_mark()
                 database.execute("COMMIT")
-            else:  # it fails where the database can never be written, and is none the worse where the disk is full
+            else:  # it fails if the database can never be written, and does no harm if the disk is full
                 database.execute(f"PRAGMA user_version={version}")
                 database.execute("ROLLBACK")
         except sqlite3.Error as exc:
@@ -280,7 +282,7 @@ class Journal:
         self._database.execute(f"PRAGMA user_version={FORMAT}")
 
     def _renew(self, found: Contents) -> None:
-        """Bring a journal of an earlier format to the present one."""
+        """Convert a journal of an earlier format to the present one."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute(
@@ -299,7 +301,7 @@ class Journal:
         return self._database.execute(query).fetchone()[0]
 
     def _store(self, entry: JournalEntry, stored: JournalEntry) -> None:
-        """Make `stored` the same with large payloads in files; as far as it comes, where one cannot be written."""
+        """Make `stored` the same entry with large payloads in files; on an error it has those that could be written."""
         stored.progress, stored.gone, stored.owners = entry.progress, entry.gone, entry.owners
         for definition in entry.functions:
             if definition.key in self.state.functions:
@@ -318,14 +320,14 @@ class Journal:
             stored.outcomes[task_id] = kept
 
     def _checkpoint(self, kind: str, in_use: bool = True) -> None:
-        """Have SQLite move its log into the database, which makes the rows durable: what they name must be before.
+        """Move SQLite's log into the database, which makes the rows durable, after the files that they name.
 
-        Where that fails the log stays in the other file, where the next one finds it.
+        If that fails, the log stays in the other file, where the next checkpoint finds it.
         """
         self._unchecked_bytes = 0
         try:
             self._files.sync()
-            with contextlib.suppress(sqlite3.Error):  # the disk may be full, and what follows makes room
+            with contextlib.suppress(sqlite3.Error):  # the disk may be full, and the next steps make room
                 self._set_mark(Mark(self._tail, in_use))
             _, frames, moved = self._database.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()
         except (sqlite3.Error, OSError):
@@ -393,7 +395,7 @@ class Journal:
             self._files.condemn(payload)
 
     def _compact(self) -> None:
-        """Write the state anew, and drop the log that led to it. Where that fails, the log stays as it is."""
+        """Rewrite the state, and drop the log that led to it. If that fails, the log stays as it is."""
         state = self.state.copy()
         needed = state.needed_functions()
         dropped = [definition.blob for key, definition in state.functions.items() if key not in needed]
@@ -420,13 +422,14 @@ class Journal:
         size = self._one("PRAGMA page_count") * self._one("PRAGMA page_size")
         if (
             size > 2 * COMPACT_FROM + 4 * self._live_bytes
-        ):  # more than it needs until it is written anew again
-            with contextlib.suppress(sqlite3.Error):  # the space is given back next time
-                self._database.execute("VACUUM")  # it costs what is left costs, and not what has gone
+        ):  # the files are larger than needed until the next rewriting
+            with contextlib.suppress(sqlite3.Error):  # the space is released next time
+                # its cost depends on the remaining data, not on the removed data
+                self._database.execute("VACUUM")
         self._checkpoint("TRUNCATE")
 
     def _rewrite(self, state: JournalState) -> None:
-        """`state` in place of the entries that led to it, as a chain of its own; within a transaction."""
+        """Write `state` as a chain of its own in place of the previous entries; call it within a transaction."""
         last, self._log_bytes, self._tail = self._tail.seq, 0, Tail(self._tail.seq)
         now = time.time()
         for entry in snapshot(state):
@@ -437,7 +440,10 @@ class Journal:
 
 
 def resolved(path: Path) -> Path:
-    """The file itself, which the others of a journal are beside. Raises ConfigError where some are beside a link."""
+    """Return the file itself, which the journal's other files are beside.
+
+    Raises ConfigError if some are beside a link.
+    """
     own = Path(os.path.realpath(path))
     beside, belongs = Path(f"{path}.payloads"), Path(f"{own}.payloads")
     if beside.exists() and os.path.realpath(beside) != os.path.realpath(belongs):
@@ -449,7 +455,7 @@ def resolved(path: Path) -> Path:
 
 
 def examine(path: Path) -> dict[str, Any]:
-    """What `jobrunner journal check` tells: nothing is changed, and "damage" is empty where all is well."""
+    """Return the report of `jobrunner journal check`; "damage" is empty if there is none. Nothing is changed."""
     path = resolved(path)
     report: dict[str, Any] = {
         "path": str(path),
@@ -469,7 +475,7 @@ def examine(path: Path) -> dict[str, Any]:
         found = read_contents(database, path, files)
         check_pages(database, path)
         state, lost = found.state, found.lost
-        if lost:  # unless a coordinator has removed them meanwhile, together with the rows
+        if lost:  # a coordinator may have removed them meanwhile, together with the rows
             found = read_contents(database, path, files)
             state = found.state
             lost &= found.lost
@@ -489,5 +495,5 @@ def examine(path: Path) -> dict[str, Any]:
 
 
 def default_journal(port: int) -> Path:
-    """Where the coordinator on that port keeps its journal."""
+    """Return the path of the journal of the coordinator on that port."""
     return user_folder("state") / f"coordinator-{port}.journal"

@@ -1,7 +1,6 @@
-"""SQLite's write-ahead log, looked at before SQLite opens it: how much of it will be cut off.
+"""The inspection of SQLite's write-ahead log before SQLite opens it: how much of it will be cut off.
 
-SQLite reads the log up to the first frame that is damaged or was not written to its end, and says nothing about the
-rest.
+SQLite reads the log up to the first frame that is damaged or incomplete, and says nothing about the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ FRAME_HEADER = 24
 
 
 def torn_bytes(log: bytes) -> int:
-    """Bytes at the end of SQLite's write-ahead log that belong to no whole transaction.
+    """Return the number of bytes at the end of SQLite's write-ahead log that belong to no complete transaction.
 
     The format is described at https://www.sqlite.org/fileformat2.html#walformat
     """
@@ -48,9 +47,10 @@ def torn_bytes(log: bytes) -> int:
 
 
 def is_of_an_older_log(rest: bytes, frame_bytes: int, salt: list[int]) -> bool:
-    """Whether nothing in `rest` was written since the log was begun anew in the same file, which changes both salts.
+    """Return whether nothing in `rest` was written since the log was restarted in the same file.
 
-    A frame that shares one of them with the present log was written to it, and damaged later.
+    A restart changes both salts. A frame that shares one of them with the present log was written to it, and damaged
+    later.
     """
     for position in range(0, len(rest) - 15, frame_bytes):
         found = struct.unpack(">II", rest[position + 8 : position + 16])
@@ -60,7 +60,7 @@ def is_of_an_older_log(rest: bytes, frame_bytes: int, salt: list[int]) -> bool:
 
 
 def checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
-    """SQLite's checksum over 32-bit words."""
+    """Return SQLite's checksum over 32-bit words."""
     first, second = sums
     words = struct.unpack(f"{order}{len(data) // 4}I", data)
     for index in range(0, len(words), 2):

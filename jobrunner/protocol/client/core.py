@@ -159,7 +159,7 @@ class ClientCore:
         self._note_loss(was_open)
 
     def _note_loss(self, was_open: bool) -> None:
-        if was_open and not self.session.open:
+        if was_open and not self.session.open and not self.session.refusal:
             self._effects.append(ConnectionLost(self.session.loss))
 
     def _welcomed(self, message: m.Welcome, now: float) -> None:

@@ -25,6 +25,7 @@ class Leaving:
         self._timeout = connect_timeout
         """Seconds without a session after which the client gives up."""
         self._reconnect_timeout = reconnect_timeout
+        self._was_open = False
         self._asked = False
         """The program has ended."""
         self.stopped = False
@@ -35,6 +36,7 @@ class Leaving:
         self._asked = True
 
     def session_opened(self) -> None:
+        self._was_open = True
         self._timeout = self._reconnect_timeout
 
     def give_up_at(self) -> float | None:
@@ -58,11 +60,16 @@ class Leaving:
             self._give_up(self._session.refusal, self._session.refusal_kind)
             return
         at = self.give_up_at()
-        if at is not None and now >= at:
-            waited = now - self._session.seeking_since
-            why = f": {self._session.loss}" if self._session.loss else ""
-            self._give_up(f"no answer for {waited:.0f} s{why}", "CoordinatorLostError")
+        if at is None or now < at:
+            return
+        waited, loss = now - self._session.seeking_since, self._session.loss
+        if self._session.has_other_keys:
+            self._give_up(loss, "CoordinatorLostError", advises=True)
+        elif self._was_open:
+            self._give_up(f"{loss}, and has not come back within {waited:.0f} s", "CoordinatorLostError")
+        else:
+            self._give_up(f"no answer for {waited:.0f} s", "CoordinatorLostError")
 
-    def _give_up(self, error: str, kind: str) -> None:
-        self._effects.append(GiveUp(error, kind))
+    def _give_up(self, error: str, kind: str, *, advises: bool = False) -> None:
+        self._effects.append(GiveUp(error, kind, advises))
         self.stopped = True

@@ -1,11 +1,11 @@
-"""Whose calls they are: an account per owner, and how much an owner may have at the coordinator; pure.
+"""The accounts of owners, and the quota of each at the coordinator. Pure.
 
 The owner of a call is the key under which its client connects. A client inside of a task acts for the owner of that
-task. Where nothing proves who somebody is, each client is an account of its own, without an owner to keep apart.
+task. If keys are not used, each client has an account of its own, without an owner.
 
-Counted are unfinished calls with their arguments and the results of others that they wait with, functions, and the
-kept results of detached ones. An honest client waits at its window long before; the quota is what all clients of one
-owner may have together.
+An account counts unfinished calls with their arguments and dependency results, functions, and the kept results of
+detached calls. An honest client waits at its window long before the quota, which limits all clients of one owner
+together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jobrunner.protocol.wire.principals import Principal
 
 
 class Quota(NamedTuple):
-    """Of each account; 0 sets no limit."""
+    """The limits of each account; 0 means no limit."""
 
     tasks: int = 0
     bytes: int = 0
@@ -30,28 +30,29 @@ NO_QUOTA = Quota()
 
 
 MAX_KINDS = 1000
-"""Different requirements for resources that one owner's calls may have: each is looked at whenever a slot is idle."""
+"""Maximum number of different resource requirements of one owner's calls, because each is checked whenever a slot is
+idle."""
 
 
 class Account:
-    """What one owner has here."""
+    """The usage of one owner."""
 
     __slots__ = ("bytes", "clients", "kinds", "label", "name", "owner", "tasks", "values")
 
     def __init__(self, label: str, owner: str, name: str) -> None:
         self.label = label
         self.owner = owner
-        """A public key; empty: whoever it is, nobody has proved it."""
+        """The owner's public key, or empty if nobody has proved an identity."""
         self.name = name
-        """For people."""
+        """The owner's name for people."""
         self.clients = 0
         self.tasks = 0
         self.bytes = 0
         self.kinds: dict[Resources, int] = {}
-        """What its unfinished calls ask of workers, and how many of them."""
+        """The resource requirements of the owner's unfinished calls, and the number of calls of each."""
         self.values: dict[int, int] = {}
-        """Results that its unfinished calls have got, by `id`, for it is one object that many of them share, and how
-        many of them have it."""
+        """The number of unfinished calls that have got each result, by the result's `id`, because many calls may share
+        one object."""
 
     def add(self, size: int) -> None:
         self.tasks += 1
@@ -74,14 +75,14 @@ class Account:
                 del self.kinds[resources]
 
     def add_value(self, value: Payload) -> None:
-        """One more of its calls has got that result."""
+        """Note that one more call has got this result."""
         users = self.values.get(id(value), 0)
         self.values[id(value)] = users + 1
         if not users:
             self.bytes += kept_size(value)
 
     def remove_value(self, value: Payload) -> None:
-        """A call that had that result, which is still there, has ended."""
+        """Note that a call with this result, which still exists, has ended."""
         users = self.values[id(value)] - 1
         if users:
             self.values[id(value)] = users
@@ -90,11 +91,11 @@ class Account:
             self.bytes -= kept_size(value)
 
     def value_excess(self, value: Payload, quota: Quota) -> str:
-        """Why that result is too much for one more of its calls; empty: it is not."""
+        """Return why this result is too much for one more call, or an empty string."""
         return "" if id(value) in self.values else self.bytes_excess(kept_size(value), quota)
 
     def kinds_excess(self, resources: Resources) -> str:
-        """Why calls with these requirements are too much; empty: they are not."""
+        """Return why calls with these requirements are too much, or an empty string."""
         if self.owner and resources and resources not in self.kinds and len(self.kinds) >= MAX_KINDS:
             return (
                 f"{self.name} has calls here with {MAX_KINDS:,} different requirements for resources, and may have no"
@@ -103,7 +104,7 @@ class Account:
         return ""
 
     def excess(self, size: int, quota: Quota) -> str:
-        """Why one more call with so many bytes is too much; empty: it is not."""
+        """Return why one more call with this number of bytes is too much, or an empty string."""
         if quota.tasks and self.tasks >= quota.tasks:
             return (
                 f"{self.name} has {self.tasks:,} calls at the coordinator, unfinished or with results kept, and may"
@@ -112,7 +113,7 @@ class Account:
         return self.bytes_excess(size, quota)
 
     def bytes_excess(self, size: int, quota: Quota) -> str:
-        """Why so many bytes more are too much; empty: they are not."""
+        """Return why this number of additional bytes is too much, or an empty string."""
         if quota.bytes and self.bytes + size > quota.bytes:
             return (
                 f"{self.name} has {self.bytes:,} bytes of arguments, functions and results at the coordinator, and may"
@@ -122,7 +123,7 @@ class Account:
 
 
 class Accounts:
-    """Those of all owners that are here or have something here."""
+    """The accounts of all owners that are connected or have something here."""
 
     def __init__(self) -> None:
         self._accounts: dict[str, Account] = {}
@@ -134,7 +135,7 @@ class Accounts:
         return len(self._accounts)
 
     def open(self, client: ClientId, who: Principal, owner: str = "") -> Account:
-        """For one more client of `owner`, or else of `who`; `close` when it is gone."""
+        """Return the account of `owner`, or else of `who`, for one more client; call `close` when that is gone."""
         account = self.of(client, owner or who.key, who.name)
         account.clients += 1
         return account

@@ -1,4 +1,4 @@
-"""Which calls and functions of a client are taken: limits of size, quotas, and functions that were never sent."""
+"""The admission of clients' calls and functions: limits of size, quotas, and functions that were never sent."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ MAX_UNREAD = 1000
 """Maximum number of answers that a client may leave unacknowledged; beyond that it gets no more."""
 
 UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
-"""Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
-end, and their results add to it."""
+"""Maximum size in bytes of messages that a client may leave unacknowledged and still be answered.
+
+It exceeds the window, because running calls may end when the window is full, and their results add to it.
+"""
 
 UNTAKEN_REPLIES = 16 * 1024 * 1024
-"""As UNTAKEN_BYTES, of an observer, who gets nothing but replies and a number of slots."""
+"""The same limit for an observer, who gets only replies and numbers of slots."""
 
 
 class Admission:
-    """Takes the calls of clients, or refuses them."""
+    """The admission of clients' calls, which accepts or refuses them."""
 
     def __init__(
         self, settings: CoordinatorSettings, scheduler: Scheduler, out: Outgoing, sessions: Sessions
@@ -87,7 +89,7 @@ class Admission:
     def _has_parts(
         self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
     ) -> bool:
-        """Whether this client has sent all of a function's parts, each of which has none."""
+        """Return whether this client has sent all parts of a function, and these have no parts themselves."""
         for part in definition.parts:
             here = client.function_refs.get(part)
             entry = None if here is None else self._scheduler.functions.get(here)
@@ -98,7 +100,7 @@ class Admission:
     def _define(
         self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
     ) -> str:
-        """Keep a function for a client's calls. Why that is too much; empty: it is not."""
+        """Keep a function for a client's calls. Return why that is too much, or an empty string."""
         if definition.key in client.function_refs:
             return ""
         for part in definition.parts:
@@ -129,9 +131,10 @@ class Admission:
         return ""
 
     def takes_no_answers(self, client: ClientSession, now: float) -> bool:
-        """Whether it asks for more while it leaves too much of what it was told unacknowledged; then it is reset.
+        """Return whether the client asks for more while it leaves too many messages unacknowledged; it is reset then.
 
-        No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
+        No client of this package does so, because acknowledgements come from its I/O thread. Its answers would fill
+        this host's memory.
         """
         left = max(len(client.done), len(client.outcomes), len(client.awaiting_resubmission))
         if (
@@ -142,18 +145,18 @@ class Admission:
             return False
         told = f"{left} outcomes, {client.unacked_replies} answers"
         self._sessions.unexpected(
-            client, f"it does not acknowledge what it is told ({told}); its session ends", now
+            client, f"it does not acknowledge its messages ({told}); its session ends", now
         )
         self._sessions.give_up_untaken(client, now)
         return True
 
 
 UNKNOWN_FUNCTION = b""
-"""The key of none."""
+"""A key that no function has."""
 
 
 def of_owner(client: ClientSession, spec: m.TaskSpec) -> m.TaskSpec:
-    """A call of functions that this client has sent, under the keys that these have here."""
+    """Return the call with the keys that its functions have at the coordinator."""
     function = client.function_refs.get(spec.body.function, UNKNOWN_FUNCTION)
     initializer = (
         None

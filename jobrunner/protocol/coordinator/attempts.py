@@ -1,7 +1,7 @@
-"""The attempts of tasks: they are bound to a worker, run, and end; the worker may be lost, and come back.
+"""The attempts of tasks: they are bound to a worker, run and end; workers are lost and come back.
 
-A worker's word counts only for the present attempt of a task that is bound to it. What it says of any other attempt
-changes nothing, and an attempt that nobody waits for any more is fenced: the worker is told to stop it.
+A worker's report counts only for the present attempt of a task that is bound to it. A report about any other attempt
+changes nothing, and an attempt for which nobody waits any more is fenced: the worker is told to stop it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from jobrunner.protocol.wire.ids import TaskId, call_id, client_of, open_part
 from jobrunner.protocol.wire.kinds import Bundle, Chunk
 
 BEGIN_AGAIN_AFTER = 1.0
-"""Seconds after which it is tried again to write that a call begins which is to run at most once."""
+"""Time in seconds after which the coordinator tries again to write to the journal that an at-most-once call begins."""
 
 LATEST_REATTACHED = 2**30
-"""Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
+"""Maximum number of a reattached attempt, because later attempts have higher numbers, which must fit into a message."""
 
 
 class Attempts:
-    """Moves tasks between the queue and the workers."""
+    """The moves of tasks between the queue and the workers."""
 
     def __init__(
         self,
@@ -75,14 +75,14 @@ class Attempts:
         self._division = division
         self._deadlocks = deadlocks
         self.stale_outcomes = 0
-        """Outcomes of attempts that were not the present one."""
+        """Number of outcomes that were not of a present attempt."""
 
     # --- what workers say ---
 
     def is_unheard(self, worker: WorkerSession, task_id: TaskId, attempt: int) -> bool:
-        """Whether this attempt is at the worker, and the worker has not acknowledged its assignment.
+        """Return whether this attempt is at the worker, and the worker has not acknowledged its assignment.
 
-        Whatever a worker says of an attempt comes with that acknowledgement.
+        Everything that a worker reports about an attempt comes with that acknowledgement.
         """
         record = self._tasks.get(task_id)
         if record is None or record.worker is not worker or record.attempt != attempt:
@@ -90,7 +90,7 @@ class Attempts:
         return record.sent_in > worker.link.acknowledged
 
     def outcome(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
-        """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
+        """End an attempt; an outcome changes nothing unless it is of the present attempt, from its worker."""
         self._dispatcher.wake(worker)
         record = self._tasks.get(outcome.id)
         if record is None:
@@ -126,9 +126,9 @@ class Attempts:
         prefetch: bool = False,
         begun: bool = False,
     ) -> None:
-        """The worker gives back a task, which it has not started unless `begun`.
+        """Take back a task from a worker, which has not started it unless `begun`.
 
-        `prefetch`: not because it had too many.
+        `prefetch` tells that the worker did not have too many tasks.
         """
         record = self._tasks.get(task_id)
         if record is None:
@@ -194,16 +194,16 @@ class Attempts:
         self._deadlocks.waits_no_more(record)
         worker.release(record)
         self._division.released(record)
-        if self._roster.has_worker(worker):  # it may be lost, and only its outcome be here
+        if self._roster.has_worker(worker):  # the worker may be lost, and only its outcome may be here
             self._roster.may_have_room(worker)
 
     def withdraw(self, record: TaskRecord) -> None:
-        """A call that was withheld is with its worker no more."""
+        """Take a withheld call back from its worker, which has not heard of it."""
         record.not_begun()
         self._release(record)
 
     def begin_later(self, begins: list[Begin], now: float) -> list[TaskRecord]:
-        """It could not be written down that these begin, so they do not yet; those of them that have not ended."""
+        """Postpone calls whose beginning could not be written to the journal; return those that have not ended."""
         held_back = self._journal_gate.still_withheld(begins)
         for record in held_back:
             self.withdraw(record)
@@ -212,13 +212,13 @@ class Attempts:
         return held_back
 
     def note_later(self, records: list[TaskRecord]) -> None:
-        """Of those of `begin_later` the journal may be about to say that they have begun."""
+        """Note postponed calls as not begun, because the journal may be about to say that they have begun."""
         for record in records:
             if self._tasks.get(record.id) is record:
                 self._note_progress(record)
 
     def send_withheld(self) -> None:
-        """The end of the turn: the workers of those whose beginning is written down by now hear of them."""
+        """Send withheld calls whose beginning is written by now to their workers, at the end of the turn."""
         for record in self._journal_gate.take_written():
             assert record.worker is not None
             self._journal_gate.let_go(record)
@@ -245,7 +245,7 @@ class Attempts:
             else:
                 self.again(record, now)
             return
-        error = (outcome.detail or {}).get("error", status.label)
+        error = m.error_of(outcome)
         record.record_event(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:
             record.crashes += 1
@@ -280,9 +280,10 @@ class Attempts:
     def _split(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, *, fresh: bool = True
     ) -> None:
-        """A bundle was split: its client names the call that runs on as soon as it knows, and then the others.
+        """End a bundle that was split. Its client names the running call as soon as it knows, and then the others.
 
-        Not `fresh`: the worker told it before the client named the bundle; what runs on may have ended since.
+        `fresh` is False if the worker reported it before the client named the bundle; the running call may have ended
+        since.
         """
         if isinstance(record.body.kind, Chunk):
             self._division.divided(record, outcome, worker, now, fresh)
@@ -305,7 +306,7 @@ class Attempts:
             self.goes_on(worker, outcome, now)
 
     def again(self, record: TaskRecord, now: float) -> None:
-        """Back to the head of the queue, unless it was to be cancelled."""
+        """Put a task back at the head of the queue, unless it must be cancelled."""
         if record.cancel_asked:
             self._endings.finish_cancelled(record, now)
             return
@@ -321,25 +322,25 @@ class Attempts:
     # --- workers that come back, or do not ---
 
     def reattach(self, worker: WorkerSession, held: list[m.Held], now: float) -> None:
-        """A worker has come back with these tasks: keep what is still its own, fence the rest."""
+        """Reattach the tasks of a worker that has come back: keep those that are still its own, fence the others."""
         self._dispatcher.wake(worker)
         for record in worker.tasks.values():
-            self._deadlocks.waits_no_more(record)  # it is told again
+            self._deadlocks.waits_no_more(record)  # its worker reports its wait again
             record.sent_in = 0
         still_there = {(entry.id, entry.attempt) for entry in held}
         gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
-        for record in reversed(gone):  # each goes to the head of the queue
+        for record in reversed(gone):  # each goes to the head of the queue, so the order is reversed
             self._release(record)
             if record.claimed:
                 record.ended = (
                     record.attempt
-                )  # it may have run, and its outcome be lost with another coordinator
+                )  # it may have run, and its outcome may have been lost with another coordinator
                 record.record_event(f"attempt {record.begun} was lost with worker {worker.name}")
             else:
                 record.not_begun()
                 record.record_event(f"it was lost on its way to worker {worker.name}")
             if record.claimed and record.body.options.at_most_once:
-                # It was with the worker, which may have told a coordinator before this one how it ended.
+                # The worker had the task, and may have reported its end to an earlier coordinator.
                 error = f"worker {worker.name} has it no more, and may have run it"
                 lost = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
                 self._endings.finish_lost(record, lost, now)
@@ -369,7 +370,7 @@ class Attempts:
             self._roster.cancel_at(worker, entry.id, running=record.state == CANCELLING)
 
     def _reattach_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
-        """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
+        """Keep a task for a client that may still name it; if two workers have it, the later attempt counts."""
         client = self._roster.clients.get(client_of(entry.id))
         if client is not None and client.resubmission_complete and not self._orphans.named_later(entry.id):
             self._roster.fence(worker, entry.id)
@@ -383,9 +384,9 @@ class Attempts:
             self._roster.fence(worker, entry.id)
 
     def claim(self, record: TaskRecord, held: OrphanedTask, now: float) -> None:
-        """A queued task turns out to be with a worker already: join that attempt instead of starting another."""
+        """Join the attempt of a queued task that a worker already has, instead of starting another one."""
         if record.suspected == held.attempt:
-            record.crashes -= 1  # it was alive all the time
+            record.crashes -= 1  # its worker was alive all the time
             record.suspected = 0
         record.attempt = held.attempt
         record.unbegun = max(record.unbegun, held.unbegun)
@@ -402,7 +403,7 @@ class Attempts:
             self._deadlocks.told(held.worker, held.wait)
 
     def goes_on(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
-        """Of a bundle that this worker has just split, one call runs on; or a part of a chunk, see `chunks`."""
+        """Continue with one call of a bundle that this worker has just split, or a part of a chunk, see `chunks`."""
         detail: m.Detail = outcome.detail or {}
         if "running" in detail:
             goes_on = call_id(outcome.id, detail["running"])
@@ -411,10 +412,10 @@ class Attempts:
         self._reattach_one(worker, m.Held(goes_on, 1, True), now)
 
     def worker_lost(self, worker: WorkerSession, reason: str, now: float) -> None:
-        """Queue its tasks again. Those that may have been running count it as a crash."""
+        """Queue the tasks of a lost worker again. For those that may have been running it counts as a crash."""
         records = list(worker.tasks.values())
         oldest = {record.id for record in records[: worker.slots]}
-        for record in reversed(records):  # each goes to the head of the queue
+        for record in reversed(records):  # each goes to the head of the queue, so the order is reversed
             if self._journal_gate.withholds(record):
                 self.withdraw(record)
                 self._note_progress(record)

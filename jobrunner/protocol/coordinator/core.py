@@ -1,11 +1,12 @@
-"""The coordinator's state machine: what each event, and each turn, consists of.
+"""The coordinator's state machine: the effects of each event and of each turn.
 
-`handle` takes one event and returns effects. Everything received changes records at once; what peers are to be told of
-it is collected in their outboxes, and leaves at the turn's `Tick`: one message per peer, kind and turn, however many
-tasks it is about. `_tick` has the order of a turn.
+`handle` takes one event and returns effects. A received message changes records at once. Messages to peers are
+collected in their outboxes, and leave at the turn's `Tick`: one message per peer, kind and turn, however many tasks it
+is about. `_tick` has the order of a turn.
 
-The parts: `sessions` (who is connected), `offences` (who sends what cannot be taken), `admission` (which calls are
-taken), `scheduler` (tasks), `journal_gate` (what must be written before it is said), `outboxes` (what peers are told).
+The parts are `sessions` (connected peers), `offences` (peers that send unacceptable messages), `admission` (accepted
+calls), `scheduler` (tasks), `journal_gate` (entries that must be written before a message leaves) and `outboxes`
+(messages to peers).
 """
 
 from __future__ import annotations
@@ -52,27 +53,27 @@ from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.protocol.wire.principals import INVITED, Principal
 
 OBSERVING = frozenset((m.Query, m.ResubmissionComplete, m.Goodbye, m.Heartbeat))
-"""What an observer may send."""
+"""The messages that an observer may send."""
 
 OBSERVER_SUBMITS = (
     "the key {name!r} is an observer's: it sees the status, and may not submit, cancel or fetch"
 )
 
 SWEEP_INTERVAL = 0.25
-"""Seconds between two looks at every peer: late acknowledgements, heartbeats, losses."""
+"""Time in seconds between two checks of every peer, for late acknowledgements, heartbeats and losses."""
 
 REATTACH_SECONDS = 1.4 * RETRY_LIMIT
-"""Seconds after the start of a coordinator within which the workers of the one before come back."""
+"""Time in seconds after a coordinator's start in which the workers of the previous coordinator come back."""
 
 
 Handler = Callable[[Any, Any, Any, float], None]
-"""Of a message: the core, its peer, the message, and the time."""
+"""The handler of a message; its arguments are the core, the peer, the message and the time."""
 
 
 class CoordinatorCore:
-    """See the module. Peers are known by the transport's `source` and by the session that they opened.
+    """A coordinator's core. It identifies peers by the transport's `source` and by the session that they opened.
 
-    With a `journal` (what it holds at the start), everything accepted is written to it: `effects.WriteJournal`.
+    With a `journal` (its contents at the start), everything accepted is written to it: `effects.WriteJournal`.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class CoordinatorCore:
         if self._next_sweep is None:
             self._next_sweep = now + SWEEP_INTERVAL
         if peer is not None and peer.who.key != who.key:
-            # Whatever its connection is called, it is not that peer.
+            # Although the connection has the same name, it is not that peer's.
             self.offences.note(source, "a message under the name of somebody else's connection", now)
             return
         if kind is m.ClientHello or kind is m.WorkerHello:
@@ -174,7 +175,7 @@ class CoordinatorCore:
                 self._out.reply(source, envelope.session, m.Reset())
             return
         if peer.who != who:
-            self.sessions.reset(peer)  # its key has another role by now, with which it is to greet again
+            self.sessions.reset(peer)  # its key has another role now, with which it must greet again
             return
         self.sessions.heard(peer)
         messages, acked = peer.link.receive(envelope, now)
@@ -196,10 +197,10 @@ class CoordinatorCore:
                 return
             handler(self, peer, message, now)
             if not peer.link.takes(envelope):
-                return  # it was reset meanwhile, and will say all this again
+                return  # the peer was reset meanwhile, and will send all this again
 
     def _join(self, source: Source, session: str, who: Principal, message: m.Join, now: float) -> None:
-        if message.key == who.key:  # so who has a key learns that it is still known
+        if message.key == who.key:  # so a peer with a key learns that the key is still known
             self._out.reply(source, session, m.Joined(who.name))
             return
         if who.role != INVITED:
@@ -301,7 +302,7 @@ class CoordinatorCore:
             self.scheduler.dispatcher.rest(worker, now)
 
     def _are_unheard(self, worker: WorkerSession, tasks: list[tuple[TaskId, int]], now: float) -> bool:
-        """Whether it is done with something that it has not acknowledged to have; then it is reset.
+        """Return whether the worker ends tasks whose assignment it has not acknowledged; then it is reset.
 
         Assignments are kept until they are acknowledged, and so might be any number of one task.
         """
@@ -348,7 +349,7 @@ class CoordinatorCore:
     # --- from both ---
 
     def _on_heartbeat(self, peer: Peer, message: m.Heartbeat, now: float) -> None:
-        """Its arrival was noted with the envelope."""
+        """Do nothing, because the arrival was noted with the envelope."""
 
     def _on_goodbye(self, peer: Peer, message: m.Goodbye, now: float) -> None:
         if isinstance(peer, WorkerSession):
@@ -367,7 +368,7 @@ class CoordinatorCore:
         m.Goodbye: _on_goodbye,
         m.Heartbeat: _on_heartbeat,
     }
-    """What a client may send within its session, and who takes it."""
+    """The handlers of the messages that a client may send in its session."""
 
     WORKER_MESSAGES: ClassVar[Mapping[type, Handler]] = {
         m.Outcomes: _on_outcomes,
@@ -382,7 +383,7 @@ class CoordinatorCore:
         m.Goodbye: _on_goodbye,
         m.Heartbeat: _on_heartbeat,
     }
-    """What a worker may send within its session, and who takes it."""
+    """The handlers of the messages that a worker may send in its session."""
 
     # --- a turn ---
 
@@ -421,7 +422,7 @@ class CoordinatorCore:
         self._questions.answer(reply)
 
     def _write_journal(self) -> None:
-        """Before anything of this turn leaves."""
+        """Write the entry of this turn before any message of the turn leaves."""
         write = self.scheduler.journal_gate.take_entry(self.scheduler.functions)
         if write is not None:
             self._out.add(write)
@@ -432,7 +433,8 @@ class CoordinatorCore:
         answered = scheduler.journal_gate.answered(event, now)
         accepted = answered.entry.accepted
         if isinstance(event, JournalFailed):
-            if not failed_before:  # and not each time: a log that grows on a full disk helps nobody
+            # only the first failure is logged, because a growing log does not help on a full disk
+            if not failed_before:
                 self._out.log("error", event.error)
             held_back = scheduler.attempts.begin_later(answered.begins, now)
             scheduler.submission.refuse([spec.id for spec in accepted], event.error, now)
@@ -443,18 +445,18 @@ class CoordinatorCore:
             scheduler.submission.written([spec.id for spec in accepted if spec.body.options.detach])
 
     def _sweep(self, now: float) -> None:
-        """Look for what time alone has changed."""
+        """Make the changes that depend on time alone."""
         self.sessions.sweep(now)
         scheduler = self.scheduler
         scheduler.orphans.forget(now, self.settings.client_grace)
         scheduler.endings.forget_outdated_outcomes(now - self.settings.keep_detached)
         scheduler.dependencies.stop_looking(now)
-        # Kept outcomes are looked at whenever something else is; they need no timer of their own.
+        # Kept outcomes are checked together with other events, so they need no timer of their own.
         busy = scheduler.orphans or scheduler.results.unknown_tasks or self.sessions.need_sweeping
         self._next_sweep = now + SWEEP_INTERVAL if busy else None
 
     def _stood_still(self, seconds: float, now: float) -> None:
-        """This process did not run for so long: nobody else is to blame for the silence, or could have come back."""
+        """Extend all times by a period in which this process did not run, as no peer is to blame for its silence."""
         self.sessions.stood_still(seconds, now)
         self.scheduler.wait_longer(seconds, now)
 
@@ -475,5 +477,5 @@ class CoordinatorCore:
         self._out.add(Stop())
 
     def drain_worker(self, worker: WorkerSession, now: float) -> None:
-        """An operator asked for it."""
+        """Drain a worker for an operator."""
         self._out.send(worker, m.Drain(), now)

@@ -1,19 +1,19 @@
-"""Calls that need what only those tasks hold that wait for them: found, and refused.
+"""Calls that need resources which only the tasks that wait for them hold: they are found and refused.
 
-A task that waits for calls of its own yields its slot, but keeps its resources. So a call for which no worker has
-enough beside what such tasks hold would wait for ever, and they with it. Workers tell which tasks wait for which calls,
-where that lasts and the wait has no time limit (`messages.Wait`).
+A task that waits for calls of its own yields its slot, but keeps its resources. A call for which no worker has enough
+beside the resources of such tasks would wait for ever, and the tasks with it. Workers report which tasks wait for which
+calls, if that lasts and the wait has no time limit (`messages.Wait`).
 
-The law: a call is refused only where it could not start, however long one waited. Every task that is not known to wait
-is taken to end some time, and to release what it holds; so is every call that could start on some worker beside what
-the waiting ones hold, and with it those that wait for it; and so on. What is left then can never go on: each call there
-is refused that no worker has enough for, until those that wait for it can go on. A call that no worker could run even
-if it were idle waits, as always, for a worker that may join.
+The law: a call is refused only if it could not start, however long one waited. Every task that is not known to wait is
+assumed to end some time and to release its resources. So is every call that could start on some worker beside the
+waiting tasks, and with it the tasks that wait for it, and so on. The remaining tasks can never go on. Of their calls,
+those are refused for which no worker has enough, until the tasks that wait for them can go on. A call that no worker
+could run even if it were idle waits, as always, for a worker that may join.
 
-What no worker says makes a deadlock go on, and never a call fail: of a wait with a time limit, or in another package's
-way, nothing is known. Nor does one fail where so much is waited for and needed that going through all of it would keep
-the coordinator from everything else (`MAX_STEPS`). After a change (a worker is lost, say) nobody is refused for
-`PATIENCE`.
+A wait that no worker reports can let a deadlock last, but never makes a call fail: nothing is known of a wait with a
+time limit, or of one by means of another package. Nor does a call fail if there are so many waits and dependencies that
+following all of them would keep the coordinator from its work (`MAX_STEPS`). After a change, such as the loss of a
+worker, no call is refused for `PATIENCE`.
 """
 
 from __future__ import annotations
@@ -39,23 +39,25 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks, at the least."""
+"""Minimum time in seconds between two searches."""
 
 PATIENCE = 2.0
-"""Seconds for which a call must be found in a deadlock without a break before it is refused."""
+"""Time in seconds for which a call must be found in a deadlock without interruption before it is refused."""
 
 MAX_STEPS = 100_000
-"""Calls, and results that they need, that are gone through in one look, some tenth of a second: where those that
-wait have more before them, nobody is refused."""
+"""Maximum number of calls and dependencies that one search follows, which takes about a tenth of a second.
+
+If there are more, no call is refused.
+"""
 
 MAX_STEPS_TOLD = 1000
-"""As MAX_STEPS, to tell of one call who waits for it through others."""
+"""Maximum number of calls that are followed to tell which tasks wait for one call through others."""
 
 MAX_HOLDERS_NAMED = 5
 
 
 class Deadlocks:
-    """The tasks at workers that wait for calls, and which of them can never go on."""
+    """The tasks at workers that wait for calls, and the search for those that can never go on."""
 
     def __init__(
         self, *, tasks: TaskTable, roster: Roster, orphans: Orphans, dispatcher: Dispatcher, endings: Endings
@@ -66,15 +68,15 @@ class Deadlocks:
         self._dispatcher = dispatcher
         self._endings = endings
         self._waiting: dict[TaskId, TaskRecord] = {}
-        """Tasks at workers, those with a `wait`."""
+        """The tasks at workers that have a `wait`."""
         self._since: dict[TaskId, float] = {}
-        """Calls that were in a deadlock at the last look, and since when without a break."""
+        """The calls that were in a deadlock at the last search, and since when without interruption."""
         self._looked_at = 0.0
         self._news = False
-        """Some task waits for something else than at the last look."""
+        """True if a task has changed its wait since the last search."""
 
     def told(self, worker: WorkerSession, wait: Wait) -> None:
-        """A worker tells what a task waits for; about others' tasks it has nothing to say."""
+        """Take a worker's report about the calls for which a task waits, if the task is at that worker."""
         record = self._tasks.get(wait.id)
         if record is None:
             held = self._orphans.get(wait.id)
@@ -89,7 +91,7 @@ class Deadlocks:
                 self._news = True
 
     def waits_no_more(self, record: TaskRecord) -> None:
-        """A task goes on, or its worker has it no longer."""
+        """Note that a task goes on, or has left its worker."""
         if record.wait is not None:
             record.wait = None
             del self._waiting[record.id]
@@ -103,7 +105,7 @@ class Deadlocks:
         return soon if self._news else max(soon, min(self._since.values()) + PATIENCE)
 
     def wait_longer(self, seconds: float) -> None:
-        """For what may change, because this process did not run for so long."""
+        """Postpone refusals, because this process did not run for this number of seconds."""
         self._since = {task: since + seconds for task, since in self._since.items()}
 
     def look(self, now: float) -> None:
@@ -124,14 +126,14 @@ class Deadlocks:
         self._since = {task: self._since.get(task, now) for task in found.calls}
         while steps <= MAX_STEPS and (overdue := self._overdue(found, now)):
             for record in overdue:
-                if record.id in self._tasks:  # it may have needed the result of the one before
+                if record.id in self._tasks:  # it may have depended on the previous one
                     self._endings.finish(record, found.refusal(record), FAILED, now)
             found = self._search()
             steps += found.steps
             self._since = {task: since for task, since in self._since.items() if task in found.calls}
 
     def check_invariants(self) -> None:
-        """What must hold after every step; for the simulation."""
+        """Assert the conditions that hold after every step; for the simulation."""
         workers = self._roster.workers.values()
         waiting = {r.id: r for w in workers for r in w.tasks.values() if r.wait is not None}
         assert waiting == self._waiting, (list(waiting), list(self._waiting))
@@ -150,7 +152,7 @@ class Deadlocks:
         return search
 
     def _overdue(self, found: Search, now: float) -> list[TaskRecord]:
-        """Calls to refuse, all of one waiting task: without them it can never go on, whatever becomes of others."""
+        """Return the calls to refuse, all of one waiting task, without which it can never go on, whatever others do."""
         for record in found.stuck.values():
             assert record.wait is not None
             victims = {victim.id: victim for victim in found.victims(record.wait)}
@@ -172,36 +174,37 @@ def may_go_on(waiting: TaskRecord, endless: Container[TaskId]) -> bool:
 
 
 class Search:
-    """For waiting tasks that can never go on; nothing changes while it lasts."""
+    """The search for waiting tasks that can never go on; nothing changes while it lasts."""
 
     def __init__(self, tasks: TaskTable, roster: Roster, waiting: dict[TaskId, TaskRecord]) -> None:
         self._tasks = tasks
         self._workers = [worker for worker in roster.workers.values() if not worker.draining]
-        # One that is being stopped ends. The deepest first: where they go on, those that wait for them do, in one pass.
+        # A task that is being stopped ends. The deepest tasks come first, so that one pass frees those that wait for
+        # them.
         lasting = [record for record in waiting.values() if record.state != CANCELLING]
         self._waiting = sorted(lasting, key=lambda record: -record.body.depth)
         self.stuck: dict[TaskId, TaskRecord] = {}
-        """Those that can never go on."""
+        """The tasks that can never go on."""
         self.calls: dict[TaskId, TaskRecord] = {}
-        """Those that cannot start, as all of `stuck` hold too much."""
+        """The calls that cannot start because the tasks in `stuck` hold too much."""
         self._held: dict[WorkerSession, dict[str, int]] = {worker: {} for worker in self._workers}
-        """What `stuck` hold."""
+        """The resources that the tasks in `stuck` hold."""
         for record in self._waiting:
             self._hold(record, +1)
         self._startable: dict[Requirements, bool] = {}
-        """Whether calls with such requirements may start some time, beside what `stuck` hold."""
+        """Whether calls with these requirements can ever start beside the tasks in `stuck`."""
         self.steps = 0
         self._needed: dict[TaskId, TaskRecord] = {}
-        """The unfinished calls that somebody waits for, and those whose results they need, directly or not."""
+        """The unfinished calls for which somebody waits, and those on which they depend, directly or not."""
         self._users: dict[TaskId, list[TaskId]] = {}
-        """By one of these, those that need its result."""
+        """By one of these calls, the calls that depend on it."""
         self._waiters: dict[TaskId, list[TaskId]] = {}
-        """By one of these, the stuck tasks that wait for it."""
+        """By one of these calls, the stuck tasks that wait for it."""
         self._victims: dict[TaskId, TaskRecord] = {}
-        """By one of these, what keeps it from ending for want of resources: itself, or one that it depends_on."""
+        """By one of these calls, the call that lacks resources and keeps it from ending: itself, or a dependency."""
 
     def is_needed(self, queued: Iterable[Requirements]) -> bool:
-        """Whether there is a call that might not start, if nobody who waits went on; mostly there is none."""
+        """Return whether some call could not start unless a waiting task goes on; usually there is none."""
         return not all(map(self._may_start, queued))
 
     def run(self) -> None:
@@ -248,7 +251,7 @@ class Search:
                         todo.append(need)
 
     def _reached_from(self, found: dict[TaskId, Found]) -> dict[TaskId, Found]:
-        """These, and all that need the results of one of them, each with what is referenced of the nearest."""
+        """Return these calls and all that depend on them, each with the value of the nearest one."""
         todo = deque(found)
         while todo:
             task = todo.popleft()
@@ -261,11 +264,11 @@ class Search:
         return found
 
     def victims(self, wait: Wait) -> list[TaskRecord]:
-        """Of each call that a stuck task waits for, what keeps it from ending for want of resources, if that does."""
+        """Return the calls whose lack of resources keeps the calls of this wait from ending."""
         return [self._victims[call] for call in wait.calls if call in self._victims]
 
     def refusal(self, record: TaskRecord) -> Outcome:
-        """How that call ends."""
+        """Return the outcome of a refused call."""
         wanted = {name for name, _ in record.amounts}
         on = self._on_the_way_to(record.id)
         holders = [
@@ -277,14 +280,14 @@ class Search:
         ]
         named = "; ".join(holders[:MAX_HOLDERS_NAMED]) + ("; ..." if len(holders) > MAX_HOLDERS_NAMED else "")
         error = (
-            f"it was not run: it needs {shown(record.amounts)}, and would wait for ever, as no worker has that beside"
-            f" what is held by calls that wait: {named}. Let the call that waits ask for less, or end first, or submit"
-            " this one outside of it"
+            f"it was not run: it needs {shown(record.amounts)} and would wait for ever, because no worker has that"
+            f" beside the resources of waiting calls: {named}. Let the waiting call require less, or end first, or"
+            " submit this one outside of it"
         )
         return Outcome(record.id, record.attempt, REFUSED, detail={"error": error, "deadlock": True})
 
     def _holder(self, call: TaskRecord, other: TaskRecord, wanted: set[str], on_the_way: bool) -> str:
-        """Who of the waiting tasks holds what where, and what it has to do with that call."""
+        """Return a text about a waiting task: which resources it holds where, and how it depends on that call."""
         assert other.worker is not None
         assert other.wait is not None
         own = other.client.account is call.client.account
@@ -299,7 +302,7 @@ class Search:
         return f"{who} holds {held} on worker {other.worker.name}, and {why}"
 
     def _on_the_way_to(self, call: TaskId) -> set[TaskId]:
-        """What waits for that call, or for what waits for it or needs its result; not all, where that is very much."""
+        """Return the tasks that wait for that call or depend on it, directly or not, up to a limit."""
         found: set[TaskId] = {call}
         todo = deque([call])
         while todo and len(found) <= MAX_STEPS_TOLD:
@@ -311,7 +314,7 @@ class Search:
         return found
 
     def _may_end(self, task: TaskId) -> bool:
-        """As far as it depends on itself."""
+        """Return whether the task can end, as far as it depends on itself."""
         return task not in self.stuck and not self._cannot_start(self._needed[task])
 
     def _cannot_start(self, record: TaskRecord) -> bool:
@@ -326,14 +329,14 @@ class Search:
         return known
 
     def _has_room(self, worker: WorkerSession, requirements: Requirements) -> bool:
-        """Of a worker that provides all of it."""
+        """Return whether a worker that provides all of it has enough beside waiting tasks."""
         held = self._held[worker]
         return all(
             worker.provides.get(name, amount) - held.get(name, 0) >= amount for name, amount in requirements
         )
 
     def _let_go(self, record: TaskRecord) -> None:
-        """It may go on, and so end."""
+        """Release the resources of a task that may go on, and so end."""
         if record.amounts:
             self._hold(record, -1)
             self._startable.clear()

@@ -1,7 +1,7 @@
-"""Tasks that need the results of others, and clients that ask how somebody's task ends.
+"""Tasks that depend on results of others, and clients that ask how any task ends.
 
-What is known of ended tasks is in `results`; here is who waits for what. A task that lacks a result is in the state
-WAITING, and is queued when the last one has come; one whose need did not succeed ends at once.
+`finished_tasks` has the ended tasks; this module has those that wait for them. A task that lacks a result is in the
+state WAITING, and is queued when the last result has arrived. A task whose dependency did not succeed ends at once.
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of, short_id
 from jobrunner.protocol.wire.payloads import buffer_count
 
 MAX_PIECES = MAX_FRAMES // 2
-"""Buffers of all results that one call needs: its arguments and functions come in the same message."""
+"""Maximum number of buffers of all results on which one call depends, because its arguments and functions come in the
+same message."""
 
 LOOKED_AT_PER_SWEEP = 10_000
-"""Tasks that are sought, and those that need them, in one sweep: of more, the others are looked at in the next ones."""
+"""Maximum number of unknown tasks, and of those that depend on them, in one sweep; the others are checked in the next
+sweeps."""
 
 WATCH_BYTES = 1000
-"""What it takes here to watch a call, about."""
+"""Approximate size in bytes of watching a call."""
 
 
 NAMED_AGAIN_WITHIN = 10.0
-"""Seconds in which a client that has heard of a bundle's end submits those of its calls again that did not end."""
+"""Time in seconds in which a client that has heard of a bundle's end submits its unfinished calls again."""
 
 
 class Dependencies:
-    """Tasks that wait for results of others, and clients that ask for results."""
+    """The tasks that depend on results of others, and the clients that ask for results."""
 
     def __init__(
         self,
@@ -76,9 +78,9 @@ class Dependencies:
         self._journal_gate = journal_gate
         self._quota = quota
         self.journaled: dict[TaskId, int] = {}
-        """Results that the journal keeps for so many unfinished detached tasks that need them."""
+        """By result that the journal keeps, the number of unfinished detached tasks that depend on it."""
         self.unknown_calls: dict[TaskId, dict[TaskId, None]] = {}
-        """By an unfinished bundle, those of its calls that are sought."""
+        """By unfinished bundle, those of its calls that somebody looks for."""
         self._news: deque[tuple[Interest, FinishedTask]] = deque()
 
     def watch(self, client: ClientSession, task_id: TaskId, now: float) -> None:
@@ -103,7 +105,7 @@ class Dependencies:
             self._roster.flush_later(client)
 
     def watches_no_more(self, client: ClientSession) -> None:
-        """It has gone."""
+        """End all watching of a client that has gone."""
         for task_id in client.watching:
             interest = self._known_interest(task_id)
             if interest is not None:
@@ -112,12 +114,12 @@ class Dependencies:
         client.watching.clear()
 
     def _known_interest(self, task_id: TaskId) -> Interest | None:
-        """That in a task, whether it is here or sought."""
+        """Return the interest in a task, whether it is known or unknown here."""
         record = self._tasks.get(task_id)
         return self.results.unknown_tasks.get(task_id) if record is None else record.interest
 
     def check_invariants(self) -> None:
-        """Who watches is here, and has an account that its watching counts in."""
+        """Assert that each watching client is connected, and that its account counts the watching."""
         interests = [record.interest for record in self._tasks.values()]
         for interest in (*filter(None, interests), *self.results.unknown_tasks.values()):
             gone = [watcher for watcher in interest.watchers if watcher not in self._roster.clients]
@@ -126,9 +128,10 @@ class Dependencies:
     def take_reply(
         self, client: ClientSession, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
     ) -> None:
-        """A client tells how tasks ended that were sought, or that it cannot.
+        """Take a client's reply about unknown tasks: how they ended, or that the client does not know.
 
-        Everybody believes it of its own tasks. Of others' it may tell its own tasks what it likes, and nobody else.
+        The reply counts for everybody if the tasks are the client's own. About others' tasks it counts only for its own
+        tasks.
         """
         for outcome in outcomes:
             if outcome.status == m.CANCELLED and client_of(outcome.id) == client.id:
@@ -150,7 +153,7 @@ class Dependencies:
                 interest.asked.pop(client.id, None)
 
     def _part_of(self, interest: Interest, account: Account, now: float) -> Interest:
-        """That of tasks at the expense of one account, which is satisfied with this."""
+        """Split off and return the interest of tasks of one account, for which a reply of that account counts."""
         part = Interest(now)
         part.dependents = {r: None for r in interest.dependents if r.client.account is account}
         interest.dependents = {r: None for r in interest.dependents if r.client.account is not account}
@@ -176,33 +179,33 @@ class Dependencies:
                 del self.results.unknown_tasks[task_id]
                 shown = (
                     short_id(task_id) if task_id.count("-") > 1 else task_id
-                )  # others see it in the status
+                )  # others see the id in the status
                 error = f"there is no task {shown} here: the id is wrong, or its outcome is not kept any more"
                 outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
                 self.notify(interest, FinishedTask("", outcome, now), now)
 
     def _look_for(self, task_id: TaskId, now: float) -> Interest:
-        """The interest in a task that is not known here, unless it is one of a bundle's calls."""
+        """Return the interest in a task that is unknown here; the task may be one of a bundle's calls."""
         bundle = self._tasks.bundle_with(task_id)
         if bundle is not None:
             self.unknown_calls.setdefault(bundle[0].id, {})[task_id] = None
         return self.results.look_for(task_id, now)
 
     def bundle_came(self, bundle: TaskId) -> None:
-        """Somebody may have asked for its calls before it was here."""
+        """Note which calls of a new bundle somebody has asked for."""
         unknown = self.results.unknown_tasks.calls_of(bundle)
         if unknown:
             self.unknown_calls[bundle] = dict.fromkeys(unknown)
 
     def _bundle_cancelled(self, client: ClientSession, outcome: m.Outcome, now: float) -> None:
-        """Its client wants none of the calls of a bundle any more, where it could also name them again."""
+        """Tell the end of calls of a cancelled bundle, because its client wants none of them any more."""
         for task_id in self.results.unknown_tasks.calls_of(outcome.id):
             interest = self.results.unknown_tasks[task_id]
             del self.results.unknown_tasks[task_id]
             self.notify(interest, FinishedTask("", outcome._replace(id=task_id), now, client.account), now)
 
     def bundle_ended(self, ended: FinishedTask, now: float) -> None:
-        """Tell those who seek its calls; of some nothing is known yet, where their client submits them again."""
+        """Tell the ends of a bundle's calls to those who look for them, except calls that will be submitted again."""
         for task_id in self.unknown_calls.pop(ended.outcome.id, ()):
             interest = self.results.unknown_tasks.get(task_id)
             call = self._call_of(ended, task_id)
@@ -215,13 +218,13 @@ class Dependencies:
                 self.notify(interest, call, now)
 
     def _call_of(self, ended: FinishedTask, task_id: TaskId) -> FinishedTask | None:
-        """What the end of a bundle tells of one of its calls."""
+        """Return the end of one call, as far as the end of its bundle tells it."""
         index = index_of_call(ended.outcome.id, task_id)
         outcome = None if index is None else outcome_of_call(ended.outcome, index)
         return None if outcome is None else ended._replace(outcome=outcome)
 
     def _is_named_soon(self, task_id: TaskId, interest: Interest, now: float) -> bool:
-        """Whether it is a call of a bundle that is here, or of whose end its client has heard only lately."""
+        """Return whether it is a call of a bundle that is here, or of whose end its client has only recently heard."""
         if self._orphans.named_later(task_id):
             interest.since = now
         bundle = place_of_call(task_id)
@@ -229,7 +232,7 @@ class Dependencies:
             return False
         ended = self._known_end_of_bundle(client_of(task_id), bundle[0])
         if ended is not None and index_of_call(ended.outcome.id, task_id) is None:
-            return False  # somebody guesses
+            return False  # somebody has guessed the id
         return now < interest.since + NAMED_AGAIN_WITHIN
 
     def _interest_in(self, record: TaskRecord, now: float) -> Interest:
@@ -238,7 +241,7 @@ class Dependencies:
         return record.interest
 
     def _ended_before(self, task_id: TaskId) -> FinishedTask | None:
-        """How a task ended that is not unfinished here; of its own, or with the bundle that it was part of."""
+        """Return how a task ended that is not unfinished here, by itself or with its bundle."""
         ended = self._known_end(task_id)
         bundle = place_of_call(task_id) if ended is None else None
         if bundle is None or bundle[0] in self._tasks.bundles:
@@ -247,7 +250,7 @@ class Dependencies:
         return None if whole is None else self._call_of(whole, task_id)
 
     def _known_end_of_bundle(self, client: ClientId, part: str) -> FinishedTask | None:
-        """Of the bundle of that client whose id has that open part."""
+        """Return the end of that client's bundle with this public part of its id."""
         owner = self._roster.clients.get(client)
         record = None if owner is None else owner.done_bundles.get(part)
         if record is not None and record.outcome is not None:
@@ -262,7 +265,7 @@ class Dependencies:
         return self.results.find(task_id)
 
     def collect(self, record: TaskRecord, depends_on: tuple[TaskId, ...], now: float) -> None:
-        """Collect the results that a new task needs, as far as they are known."""
+        """Collect the results on which a new task depends, as far as they are known."""
         record.depends_on, record.dependency_results = depends_on, {}
         unknown = []
         for dependency in dict.fromkeys(depends_on):
@@ -286,7 +289,7 @@ class Dependencies:
             self._check_pieces(record)
 
     def _check_pieces(self, record: TaskRecord) -> None:
-        """All that it needs is here, and goes to its worker in one message."""
+        """Check the number of buffers of a task's results, because all of them go to its worker in one message."""
         values = record.dependency_results or {}
         pieces = sum([buffer_count(values[dependency]) for dependency in record.depends_on])
         if pieces > MAX_PIECES:
@@ -305,17 +308,20 @@ class Dependencies:
         self._roster.flush_later(client)
 
     def are_found(self, record: TaskRecord) -> bool:
-        """Whether it needs nothing that is sought. Each need is looked at once, however often this is asked."""
+        """Return whether no dependency of the task is looked for. Each is checked once, however often this is asked."""
         depends_on = record.depends_on
         while record.found < len(depends_on) and depends_on[record.found] not in self.results.unknown_tasks:
             record.found += 1
         return record.found == len(depends_on)
 
     def notify(self, interest: Interest, ended: FinishedTask, now: float) -> None:
-        """Tell everybody who wants to know. A chain of tasks, however long, is no recursion here."""
+        """Tell the end of a task to everybody who wants to know.
+
+        A chain of tasks causes no recursion, however long it is.
+        """
         self._news.append((interest, ended))
         if len(self._news) > 1:
-            return  # the loop below, further up, will come to it
+            return  # the loop of the outer call will come to it
         while self._news:
             interest, ended = self._news[0]
             for client_id in interest.watchers:
@@ -355,7 +361,7 @@ class Dependencies:
             self._endings.finish(record, record.failed_dependency, FAILED, now)
 
     def _take(self, record: TaskRecord, ended: FinishedTask) -> bool:
-        """Give a task one of the results that it needs; False: that is too much for its owner, so it cannot be met."""
+        """Give a task one of the results on which it depends; return False if that exceeds its owner's quota."""
         assert record.dependency_results is not None
         dependency, value = ended.outcome.id, ended.outcome.payload
         account = record.client.account
@@ -370,7 +376,7 @@ class Dependencies:
             and record.body.options.detach
             and dependency not in self.results.detached
         ):
-            # Who could supply it after a restart may be gone by then.
+            # The client that could supply it after a restart may be gone by then.
             count = self.journaled.get(dependency, 0)
             self.journaled[dependency] = count + 1
             if not count:
@@ -378,7 +384,7 @@ class Dependencies:
         return True
 
     def drop(self, record: TaskRecord) -> None:
-        """A task that needed results has ended."""
+        """Release the results of a task that has ended."""
         for need in dict.fromkeys(record.depends_on) if record.unresolved_count else ():
             interest = self._known_interest(need)
             if interest is not None:

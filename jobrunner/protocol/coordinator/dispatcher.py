@@ -1,4 +1,4 @@
-"""When and where queued tasks begin: the order of the queue, the workers with room, and tasks that wait for a time."""
+"""The order and place in which queued tasks begin: the queue, the workers with room, and delayed tasks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.tuning import REST_AFTER_RETURN, UNKNOWN
 
 LEFT_OVER = 1000
-"""Calls that have ended while they waited (for a slot, or for a time) stay in line until it is their turn, which may
-never come. They are looked for when so many more have been put in line than there are calls."""
+"""Maximum number of entries beyond the number of calls before ended calls are removed.
+
+Calls that end while they wait for a slot or a time stay in line until their turn, which may never come.
+"""
 
 Assign: TypeAlias = "Callable[[TaskRecord, WorkerSession, float], None]"
-"""Binds a queued task to a worker, at a time."""
+"""A function that binds a queued task to a worker at a time."""
 
 
 class Dispatcher:
-    """The queue, the reservations of workers, and the tasks that are put into the queue later."""
+    """The queue, the reservations of workers, and the tasks that are queued later."""
 
     def __init__(self, roster: Roster, tasks: TaskTable) -> None:
         self._roster = roster
@@ -34,13 +36,13 @@ class Dispatcher:
         self._delayed: list[tuple[float, int, TaskRecord]] = []
         self._timers = 0
         self._resting: dict[WorkerSession, float] = {}
-        """Workers that have handed a task back, and until when they get no other one."""
+        """The workers that have handed a task back, and until when they get no other one."""
 
     # --- tasks that wait for a time ---
 
     @property
     def delayed(self) -> int:
-        """Entries of tasks that wait for a time; some may have ended since."""
+        """The number of entries of delayed tasks, of which some may have ended since."""
         return len(self._delayed)
 
     def next_deadline(self) -> float | None:
@@ -53,20 +55,20 @@ class Dispatcher:
         return None
 
     def delay(self, record: TaskRecord, until: float, reason: WaitReason) -> None:
-        """Have a WAITING task wait for a time."""
+        """Let a WAITING task wait for a time."""
         self._timers += 1
         record.wait_for(reason, self._timers)
         heapq.heappush(self._delayed, (until, self._timers, record))
 
     def wait_longer(self, old: float, new: float) -> None:
-        """What was to wait until `old` waits until `new`."""
+        """Delay entries that wait until `old` until `new` instead."""
         self._delayed = [
             (new if until == old else until, number, record) for until, number, record in self._delayed
         ]
         heapq.heapify(self._delayed)
 
     def next_due(self, now: float) -> TaskRecord | None:
-        """A task that has waited for a time which has come, and still waits; each is returned once."""
+        """Return a task whose delay is over and that still waits, or None; each is returned once."""
         if len(self._delayed) > LEFT_OVER + 2 * len(self._tasks):
             self._delayed = [entry for entry in self._delayed if entry[2].timer == entry[1]]
             heapq.heapify(self._delayed)
@@ -79,20 +81,21 @@ class Dispatcher:
     # --- workers that have handed a task back ---
 
     def rest(self, worker: WorkerSession, now: float) -> None:
-        """It has no slot for the task, though it counts as having one: an attempt is being stopped there, say.
+        """Give no task to a worker for a while, because it has no slot, although it counts as having one.
 
-        Without a rest the task would be handed back again and again until that slot is free.
+        This happens, for example, while an attempt is being stopped there. Without a rest the task would be handed back
+        again and again until that slot is free.
         """
         self._resting[worker] = now + REST_AFTER_RETURN
 
     def wake(self, worker: WorkerSession) -> None:
-        """Something has ended there, or the worker is gone."""
+        """End a worker's rest, because a task has ended there or the worker is gone."""
         self._resting.pop(worker, None)
 
     # --- placement ---
 
     def place(self, assign: Assign, now: float) -> None:
-        """Bind queued tasks to workers: idle slots first, evenly, then a little ahead where tasks are short."""
+        """Bind queued tasks to workers: first to idle slots, evenly, then a little ahead if tasks are short."""
         if not self._tasks.counts[QUEUED]:
             self.queue.clear()
             return
@@ -125,7 +128,7 @@ class Dispatcher:
     def _prefetch(self, worker: WorkerSession, assign: Assign, now: float) -> None:
         def accept(record: TaskRecord) -> bool:
             if record.body.options.timeout is not None:
-                return False  # its clock must start when it does
+                return False  # its time limit must start when the task does
             estimate = record.function.estimate
             if estimate != UNKNOWN:
                 estimate *= record.elements
@@ -137,7 +140,7 @@ class Dispatcher:
             assign(record, worker, now)
 
     def _permit_for(self, worker: WorkerSession) -> Permit | None:
-        """What tasks may take at this worker, where it keeps something for others."""
+        """Return the check of what tasks may take at this worker if it keeps resources for others, else None."""
         if not self.reservations:
             return None
         return lambda rank, requirements: self.reservations.permit(worker, rank, requirements)

@@ -1,13 +1,13 @@
-"""Which running chunks of `map` are divided, so that no slot is idle beside elements that wait in another slot.
+"""The choice of running chunks of `map` that are divided, so that no slot is idle while elements wait in another slot.
 
-The law: no slot stays idle for long while a chunk runs elsewhere that holds elements which have not begun and which
-that slot could run. The coordinator sees to it, since it alone knows the idle slots of all workers. A chunk comes under
-the law when its worker has announced it as running, which happens only to what takes long; so chunks of fast elements
-are left alone, and so is every chunk as long as all slots are busy.
+The law: no slot stays idle for long while a chunk elsewhere holds elements which have not begun and which that slot
+could run. The coordinator ensures this, because only it knows the idle slots of all workers. A chunk comes under the
+law when its worker has announced it as running, which happens only to chunks that take long. So chunks of fast elements
+are not divided, and no chunk is as long as all slots are busy.
 
-A worker that is asked to divide a chunk need not answer: the chunk may be at its last element. Or it takes the worker a
-second, since the chunk's code keeps the slot's other thread from running. So each chunk is asked once per attempt, and
-as long as slots stay idle further ones are asked, twice as many each time.
+A worker that is asked to divide a chunk need not answer, because the chunk may be at its last element; or it may take a
+second, because the chunk's code blocks the slot's other thread. So each chunk is asked once per attempt. While slots
+stay idle further chunks are asked, twice as many each time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.submission import Submission
 
 MAX_DIVIDED_LENGTH = MAX_NAME_LENGTH - len(f"{SEPARATOR}{MAX_INTEGER}")
-"""Characters of the id of a chunk that may be divided. A part that is run again is divided again, and its id grows."""
+"""Maximum number of characters of the id of a chunk that may be divided.
+
+The id of a part that is divided again grows.
+"""
 
 
 class Division:
@@ -57,12 +60,12 @@ class Division:
         self._attempts: Attempts
         self._submission: Submission
         self._chunks: dict[TaskRecord, None] = {}
-        """Those that run for a while and were not asked in this attempt."""
+        """The chunks that have been running for a while and were not asked in this attempt."""
         self._doublings = 0
         self._ask_again: float | None = None
 
     def hand_on_to(self, attempts: Attempts, submission: Submission) -> None:
-        """Say who takes the part of a divided chunk that goes on: as an attempt, and as a task."""
+        """Set the objects that take the part of a divided chunk which continues: as an attempt, and as a task."""
         self._attempts, self._submission = attempts, submission
 
     def __len__(self) -> int:
@@ -72,24 +75,24 @@ class Division:
         return self._ask_again if self._chunks else None
 
     def started(self, record: TaskRecord) -> None:
-        """It runs, and takes long."""
+        """Note that a chunk runs and takes long."""
         several = isinstance(record.body.kind, Chunk) and record.elements > 1
         if several and record.asked != record.attempt and not is_strange(record):
             self._chunks[record] = None
 
     def asked_in_vain(self, worker: WorkerSession) -> None:
-        """The worker has a new session: what was asked in the last one may be lost."""
+        """Ask the chunks of a worker again, because requests of its last session may be lost."""
         for record in worker.tasks.values():
             record.asked = 0
             if record.state == RUNNING:
                 self.started(record)
 
     def released(self, record: TaskRecord) -> None:
-        """It is not with its worker any more."""
+        """Note that a chunk has left its worker."""
         self._chunks.pop(record, None)
 
     def ask(self, now: float) -> None:
-        """At the end of a turn, when queued tasks have been placed: have chunks divided for the slots that are idle."""
+        """Have chunks divided for idle slots, at the end of a turn, when queued tasks have been placed."""
         if not self._chunks or (self._ask_again is not None and now < self._ask_again):
             return
         idle = [w for w in self._roster.workers_with_room if w.held < w.slots]
@@ -112,7 +115,7 @@ class Division:
         self._doublings = min(self._doublings + 1, DIVIDE_MAX_DOUBLINGS) if chosen else 0
 
     def _helps(self, record: TaskRecord, idle: list[WorkerSession]) -> bool:
-        """Whether one of these workers could begin what the chunk gives back."""
+        """Return whether one of these workers could begin elements that the chunk gives back."""
         if (
             record.state != RUNNING
             or record.cancel_asked
@@ -124,10 +127,10 @@ class Division:
     def divided(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, fresh: bool
     ) -> None:
-        """A chunk ends here, and a part of it goes on; its client submits the rest as soon as it hears of it.
+        """End a chunk of which a part continues; its client submits the rest as soon as it hears of it.
 
-        The part is a task at once, and not only when its client names it: it holds its slot and its resources. `fresh`
-        as in Attempts._split.
+        The part is a task at once, even before its client names it, because it holds its slot and its resources.
+        `fresh` has the same meaning as in Attempts._split.
         """
         client = record.client
         function, initializer = record.function, record.initializer
@@ -147,7 +150,7 @@ class Division:
             return
         worker.completed -= record.weight  # the part counts when it ends
         self._endings.leave_to_client(record, record.weight)
-        function.users += 1  # so that it is not dropped in between
+        function.users += 1  # so that the function is not dropped in between
         if initializer is not None:
             initializer.users += 1
         self._endings.finish(record, outcome, SUCCEEDED, now)
@@ -168,5 +171,5 @@ class Division:
 
 
 def is_strange(record: TaskRecord) -> bool:
-    """Whether it is a chunk as `map` makes none: its part could not be a task on its own, or have an id that is one."""
+    """Return whether `map` creates no such chunk: its part could not be a task, or would have no valid id."""
     return bool(record.depends_on) or record.body.options.detach or len(record.id) > MAX_DIVIDED_LENGTH

@@ -1,7 +1,7 @@
-"""How tasks end: what becomes of the record, and who is told of the outcome.
+"""The ends of tasks: the changes of their records, and the receivers of their outcomes.
 
-An outcome goes to the task's client until that acknowledges it, to those who wait for the result, into the journal
-where it is to be kept, and in brief into the list of what has finished lately.
+An outcome goes to the task's client until that acknowledges it, to tasks and clients that wait for the result, to the
+journal if it must be kept, and in brief to the list of recently finished tasks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def drop_payload(record: TaskRecord) -> None:
-    """Nobody gets its result from it any more; what else is known of its end, in brief, is for the curious."""
+    """Remove the result from the record, because nobody gets it from there any more; a brief description remains."""
     outcome = record.outcome
     if outcome is None:
         return
@@ -37,7 +37,7 @@ def drop_payload(record: TaskRecord) -> None:
 
 
 def drop_body(record: TaskRecord) -> None:
-    """It has ended, and nobody's account has what it brought along: that may be megabytes, of each of very many."""
+    """Remove the body of an ended task, which no account counts any more and which may be megabytes."""
     function, _, kind, options, initializer, depth = record.body
     if options.retry_on or options.resources:
         options = m.TaskOptions(options.name, options.priority, options.retries)
@@ -47,7 +47,7 @@ def drop_body(record: TaskRecord) -> None:
 
 
 class Endings:
-    """Ends tasks, and tells their clients."""
+    """The ends of tasks, and the messages about them to their clients."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Endings:
         self._dependencies: Dependencies
 
     def tell(self, dependencies: Dependencies) -> None:
-        """Who is told of every end: tasks that depend on this one, and clients that ask for it."""
+        """Set the dependencies, which are told of every end: dependent tasks, and clients that ask for it."""
         self._dependencies = dependencies
 
     def finish(self, record: TaskRecord, outcome: m.Outcome, state: TaskState, now: float) -> None:
@@ -89,7 +89,7 @@ class Endings:
             self._functions.release(record.initializer)
         self._tasks.remove(record)
         client.remove_task(record)
-        record.failed_dependency = None  # with the outcome of what it needed
+        record.failed_dependency = None  # it refers to the outcome of the dependency
         if self._roster.has_client(client):
             client.add_done(record)
             self.tell_client(client, outcome)
@@ -99,9 +99,9 @@ class Endings:
         drop_body(record)
 
     def _kept_excess(self, record: TaskRecord, outcome: m.Outcome, now: float) -> str:
-        """Why it is too much for its owner to keep that outcome; empty: it is not, or is not to be kept.
+        """Return why keeping that outcome is too much for its owner, or an empty string.
 
-        When the call was accepted, nobody knew how much it would be.
+        Nobody knew the size of the outcome when the call was accepted.
         """
         if not record.body.options.detach or not (outcome.payload or outcome.detail):
             return ""
@@ -111,7 +111,7 @@ class Endings:
         return excess and f"its result, of {size:,} bytes, is not kept: {excess}"
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
-        """For those who want to know now, and those who may ask later."""
+        """Keep the outcome for those who want to know now, and for those who may ask later."""
         account = record.client.account
         ended = FinishedTask(record.name, outcome, now, account, isinstance(record.body.kind, Bundle))
         if record.body.options.detach:
@@ -132,11 +132,11 @@ class Endings:
             self._dependencies.bundle_ended(ended, now)
 
     def finish_cancelled(self, record: TaskRecord, now: float) -> None:
-        """End a task that somebody wanted cancelled, with no outcome of a worker's."""
+        """End a task that somebody wanted cancelled and for which there is no outcome of a worker."""
         self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
 
     def finish_lost(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
-        """The process or worker died once too often, or died under a task that was to be cancelled."""
+        """End a task whose process or worker died too often, or died under it when it was to be cancelled."""
         if record.cancel_asked:
             self.finish_cancelled(record, now)
             return
@@ -151,7 +151,7 @@ class Endings:
         self.finish(record, outcome._replace(detail=detail), FAILED, now)
 
     def leave_to_client(self, record: TaskRecord, calls: int) -> None:
-        """So many calls of a bundle will be submitted again: they do not count as ended, nor twice as submitted."""
+        """Note that this number of a bundle's calls will be submitted again, so that they do not count twice."""
         record.client.unfinished -= calls
         record.client.submitted -= calls
         self._tasks.lighten(record, calls)
@@ -161,7 +161,7 @@ class Endings:
         self._roster.flush_later(client)
 
     def tell_again(self, client: ClientSession, outcome: m.Outcome) -> None:
-        """Once in a turn, however often it asks: a few bytes ask for something large."""
+        """Send an outcome again, but only once in a turn, because a short request asks for something large."""
         if outcome.id not in client.resent:
             client.resent.add(outcome.id)
             bundle = outcome.status == m.SPLIT and "running" in (outcome.detail or {})
@@ -170,16 +170,16 @@ class Endings:
             self.tell_client(client, outcome)
 
     def tell_accepted(self, record: TaskRecord) -> None:
-        """Not as long as it needs what only its client may have."""
+        """Tell a client that its task was accepted, unless it depends on a result that only the client may have."""
         if self._journal_gate.is_unwritten(record.id) or not self._dependencies.are_found(record):
             return
         record.client.accepted.append(record.id)
         self._roster.flush_later(record.client)
 
     def acknowledged(self, client: ClientSession, outcomes: list[m.Outcome]) -> None:
-        """The client has these outcomes: nothing more needs to be kept, but a trace for the curious."""
+        """Note that the client has these outcomes, so that only a brief description of them must be kept."""
         if not client.resubmission_complete:
-            return  # a Submit of this session, still under way, may name them
+            return  # a Submit of this session, which is still under way, may name them
         for outcome in outcomes:
             if outcome.id in client.unnamed:
                 client.unnamed[outcome.id] = True
@@ -190,13 +190,13 @@ class Endings:
                 drop_payload(record)
 
     def forget_untaken_outcomes(self, client: ClientSession) -> None:
-        """It will not have the outcomes any more that it has not acknowledged."""
+        """Drop the outcomes that a client has not acknowledged and will not get any more."""
         for record in client.done.values():
             drop_payload(record)
         client.clear_done()
 
     def forget_outcome(self, task_id: TaskId) -> bool:
-        """Drop the outcome of a detached task; False if there is none."""
+        """Drop the outcome of a detached task; return False if there is none."""
         kept = self._results.forget_outcome(task_id)
         if kept is None:
             return False

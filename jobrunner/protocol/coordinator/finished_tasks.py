@@ -1,10 +1,10 @@
-"""How tasks ended, for whom it may still concern: tasks that need their results, and clients that ask for them.
+"""The ends of tasks, for tasks that depend on their results and clients that ask for them.
 
-A client gets the outcomes of its own tasks without this. Beyond that an outcome stays here for a while, the oldest
-going first when there is no more room; that of a detached task stays until it is forgotten, or too old.
+A client gets the outcomes of its own tasks without this module. Beyond that an outcome stays here for a while, and the
+oldest go first when there is no more room; that of a detached task stays until it is forgotten, or too old.
 
-A task that is not known here may yet be named: by its client, on its way back to a coordinator that was started again,
-or by a client that still has its result. Until that is out of the question it is *sought*.
+An unknown task may still be named: by its client, on its way back to a restarted coordinator, or by a client that still
+has the result. Until that is impossible, the coordinator looks for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jobrunner.protocol.wire.messages import OK, REFUSED, UNMET, Detail, Outcome
 from jobrunner.protocol.wire.payloads import payload_size
 
 OVERHEAD = 100
-"""Bytes that an outcome takes beside its payload and what `of_outcome` counts."""
+"""Approximate size in bytes of an outcome beyond its payload and the count of `of_outcome`."""
 
 
 class FinishedTask(NamedTuple):
@@ -32,27 +32,27 @@ class FinishedTask(NamedTuple):
     outcome: Outcome
     at: float
     account: Account | None = None
-    """Whose task it was; where it is kept, at whose expense."""
+    """The account that the task belonged to; if the outcome is kept, its account is charged."""
     bundle: bool = False
-    """Its calls may be asked for."""
+    """Whether somebody may ask for the calls of the task, which is a bundle."""
 
     @property
     def size(self) -> int:
-        """Bytes, about."""
+        """The approximate size in bytes."""
         return payload_size(self.outcome.payload) + of_outcome(self.outcome) + OVERHEAD
 
     def is_of(self, account: Account) -> bool:
-        """Whether it was said to those of that account, or by them."""
+        """Return whether the outcome was told to peers of that account, or by them."""
         return self.account is not None and self.account.label == account.label
 
 
 class UnknownTasks(OrderedDict[TaskId, Interest]):
-    """The interest in tasks that are not known here; those that are calls of one bundle can be had by it."""
+    """The interest in unknown tasks, which can also be found by the bundle of which they are calls."""
 
     def __init__(self) -> None:
         super().__init__()
         self._calls: dict[str, dict[TaskId, None]] = {}
-        """By the open part of the bundle's id."""
+        """The calls by the public part of their bundle's id."""
 
     def calls_of(self, bundle: TaskId) -> list[TaskId]:
         calls = self._calls.get(open_part(bundle), ()) if self._calls else ()
@@ -74,7 +74,7 @@ class UnknownTasks(OrderedDict[TaskId, Interest]):
                 del self._calls[bundle[0]]
 
     def take(self, task_id: TaskId) -> Interest | None:
-        """Remove and return it, if it is there."""
+        """Remove and return the interest in a task, if there is one."""
         interest = self.get(task_id)
         if interest is not None:
             del self[task_id]
@@ -82,21 +82,21 @@ class UnknownTasks(OrderedDict[TaskId, Interest]):
 
 
 class Results:
-    """See the module. `limit` is in bytes, for the outcomes that nobody has asked to keep."""
+    """The outcomes of ended tasks. `limit` is the size in bytes of those that nobody has asked to keep."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.detached: OrderedDict[TaskId, FinishedTask] = OrderedDict()
-        """Of detached tasks, the oldest first."""
+        """The outcomes of detached tasks, the oldest first."""
         self.unknown_tasks = UnknownTasks()
         self.size = 0
-        """Bytes of those below."""
+        """The size in bytes of the other outcomes."""
         self._recent: OrderedDict[TaskId, FinishedTask] = OrderedDict()
         self._bundles: dict[str, TaskId] = {}
-        """Those among them, by the open part of their ids."""
+        """The bundles among them, by the public part of their ids."""
 
     def find_bundle(self, part: str) -> FinishedTask | None:
-        """The bundle whose id has that open part."""
+        """Return the bundle whose id has that public part."""
         bundle = self._bundles.get(part)
         return None if bundle is None else self._recent.get(bundle)
 
@@ -104,7 +104,7 @@ class Results:
         return self._recent.get(task_id) or self.detached.get(task_id)
 
     def add(self, ended: FinishedTask) -> None:
-        """Remember an outcome for a while."""
+        """Keep an outcome for a while."""
         size = ended.size
         if ended.outcome.id in self._recent:
             self._drop(ended.outcome.id)
@@ -118,14 +118,14 @@ class Results:
             self._drop(next(iter(self._recent)))
 
     def keep(self, ended: FinishedTask) -> None:
-        """Remember the outcome of a detached task until `forget_outcome`."""
+        """Keep the outcome of a detached task until `forget_outcome`."""
         self.forget_outcome(ended.outcome.id)
         self.detached[ended.outcome.id] = ended
         if ended.account is not None:
             ended.account.add(ended.size)
 
     def forget_outcome(self, task_id: TaskId) -> FinishedTask | None:
-        """Drop what is remembered; what was kept of that task, if it was."""
+        """Drop all that is known of a task; return the outcome if it was kept."""
         if task_id in self._recent:
             self._drop(task_id)
         ended = self.detached.pop(task_id, None)
@@ -134,7 +134,7 @@ class Results:
         return ended
 
     def outdated(self, before: float) -> list[TaskId]:
-        """Detached tasks that ended before that time."""
+        """Return the detached tasks that ended before that time."""
         old = []
         for task_id, ended in self.detached.items():
             if ended.at >= before:
@@ -143,7 +143,7 @@ class Results:
         return old
 
     def look_for(self, task_id: TaskId, now: float) -> Interest:
-        """The interest in a task that is not known here."""
+        """Return the interest in a task that is not known here."""
         interest = self.unknown_tasks.get(task_id)
         if interest is None:
             interest = self.unknown_tasks[task_id] = Interest(now)
@@ -161,7 +161,7 @@ def beyond_quota(task_id: TaskId, excess: str) -> Outcome:
 
 
 def outcome_of_dependent(record: TaskRecord, dependency: Outcome, name: str) -> Outcome:
-    """How a task ends that needs one which did not succeed; along a chain, the first failure is the cause of all."""
+    """Return the outcome of a task with a failed dependency; in a chain, the first failure is the cause of all."""
     assert dependency.status != OK
     if dependency.status == UNMET:
         return dependency._replace(id=record.id, attempt=record.attempt)

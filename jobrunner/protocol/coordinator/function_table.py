@@ -1,9 +1,8 @@
 """The coordinator's functions: who needs each, which workers have it, and how long its calls take.
 
-Each has the hash of its bytes as its key.
-
-The coordinator does not believe a hash that it is told: who sends other bytes under the key of somebody's function
-would have them run among that one's calls. So each owner's functions have keys of their own here (`key_of`).
+The key of a function is the hash of its bytes. The coordinator does not rely on a hash that it is told: somebody who
+sends other bytes under the key of another owner's function would have them run among that owner's calls. So each
+owner's functions have keys of their own here (`key_of`).
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from jobrunner.protocol.wire.payloads import kept_size
 KEY_BYTES = 32
 
 FUNCTION_BYTES = 1000
-"""What a function takes at the coordinator beside its own bytes, about."""
+"""Approximate size in bytes of a function at the coordinator, without its own bytes."""
 
 PART_BYTES = 100
-"""As FUNCTION_BYTES, for each of its parts; these count on their own, too."""
+"""Approximate size in bytes of a reference to a part, which is counted as a function, too."""
 
 
 def key_of(owner: str, key: FunctionKey) -> FunctionKey:
-    """Under which key a function that `owner` names so is known from the coordinator on."""
+    """Return the key, from the coordinator on, of the function that `owner` names by `key`."""
     return blake2b(owner.encode() + key, digest_size=KEY_BYTES).digest() if owner else key
 
 
 class FunctionEntry:
-    """A function at the coordinator: its bytes, who needs it, which workers have it, how long its calls take."""
+    """A function at the coordinator, with its users, the workers that have it, and the duration of its calls."""
 
     __slots__ = ("account", "definition", "estimate", "known_by", "parts", "refs", "requirements", "users")
 
@@ -43,26 +42,26 @@ class FunctionEntry:
         self.definition = definition
         self.parts = parts
         self.account = account
-        """At whose expense it is kept."""
+        """The account that is charged for it."""
         self.requirements: Requirements = (
             (python_requirement(definition.python),) if definition.python else ()
         )
         self.users = 0
-        """Unfinished tasks that call it, and functions that it is a part of."""
+        """Number of unfinished tasks that call it, and of functions of which it is a part."""
         self.refs = 0
-        """Clients that may name it without sending it again."""
+        """Number of clients that may name it without sending it again."""
         self.known_by: set[WorkerId] = set()
         self.estimate = UNKNOWN
 
     @property
     def size(self) -> int:
-        """Bytes, about."""
+        """The approximate size in bytes."""
         definition = self.definition
         names = sum(map(len, definition.modules)) + sum(map(len, definition.ships))
         return kept_size(definition.blob) + FUNCTION_BYTES + names + PART_BYTES * len(self.parts)
 
     def untold(self, worker: WorkerId) -> list[FunctionDef]:
-        """What that worker must be sent before a call of it; from now on it counts as sent."""
+        """Return the functions that the worker must get before a call of this one; they count as sent from now on."""
         if worker in self.known_by:
             return []
         fresh = [entry for entry in (*self.parts, self) if worker not in entry.known_by]
@@ -82,7 +81,7 @@ class FunctionTable:
         return len(self._entries)
 
     def define(self, definition: FunctionDef, account: Account | None = None) -> FunctionEntry:
-        """Its entry, which is made where there is none; then those of its parts are there already."""
+        """Return the function's entry, and create it if there is none; the entries of its parts exist already."""
         entry = self._entries.get(definition.key)
         if entry is None:
             parts = tuple([self._entries[key] for key in definition.parts])
@@ -103,13 +102,13 @@ class FunctionTable:
             self.drop_if_idle(entry)
 
     def release(self, entry: FunctionEntry) -> None:
-        """A task that calls it is done, or a function that it is a part of has gone."""
+        """Note that a task that calls it is done, or that a function of which it is a part has gone."""
         entry.users -= 1
         if entry.users == 0:
             self.drop_if_idle(entry)
 
     def take_forgotten(self) -> dict[WorkerId, list[FunctionKey]]:
-        """Per worker, what it may drop since the last call."""
+        """Return, by worker, the functions that it may drop since the last call."""
         forgotten, self._forgotten = self._forgotten, {}
         return forgotten
 
@@ -122,7 +121,7 @@ class FunctionTable:
         return self._entries.values()
 
     def check_invariants(self) -> None:
-        """What must hold after every step; for the simulation."""
+        """Assert the conditions that hold after every step; for the simulation."""
         holders: dict[FunctionKey, int] = {}
         for entry in self._entries.values():
             for part in entry.parts:
@@ -136,7 +135,7 @@ class FunctionTable:
             assert self._entries[key].users >= count, f"{key!r} has fewer users than functions need it"
 
     def drop_if_idle(self, entry: FunctionEntry) -> None:
-        """Nobody may need it: then nothing is kept of it."""
+        """Remove the entry if nobody needs it any more."""
         if entry.users > 0 or entry.refs > 0:
             return
         del self._entries[entry.definition.key]
@@ -146,6 +145,6 @@ class FunctionTable:
             self._forgotten.setdefault(worker, []).append(entry.definition.key)
         for part in entry.parts:
             self.release(part)
-        # Tasks that have ended are remembered for a while, and name it.
+        # Tasks that have ended are remembered for a while, with its name.
         definition = entry.definition
         entry.definition, entry.parts = FunctionDef(definition.key, definition.name, b""), ()

@@ -1,9 +1,9 @@
-"""What the journal must have before it is said, and everything that waits for that.
+"""The entries that must be in the journal before messages about them leave, and everything that waits for that.
 
-All that a turn has to keep becomes one `JournalEntry`, written before any message of that turn leaves. Three things
-wait until it is known that the entry was written: acknowledgements of outcomes that are to be kept, the word that a
-detached task was accepted, and the assignment of a call that is to run at most once. Else a coordinator after this one
-could lose the outcome or the task, or have the call run again.
+All that a turn must keep becomes one `JournalEntry`, which is written before any message of that turn leaves. Three
+things wait until the entry is known to be written: acknowledgements of outcomes that must be kept, the message that a
+detached task was accepted, and the assignment of an at-most-once call. Otherwise a later coordinator could lose the
+outcome or the task, or run the call again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobrunner.protocol.wire.ids import ClientId, TaskId
 
 
 class Begin(NamedTuple):
-    """An attempt of a call that is to run at most once."""
+    """An attempt of an at-most-once call."""
 
     record: TaskRecord
     attempt: int
@@ -33,9 +33,9 @@ class Unanswered(NamedTuple):
     number: int
     entry: JournalEntry
     links: list[Link]
-    """They wait for it to acknowledge something."""
+    """The links that wait for it before they acknowledge messages."""
     begins: list[Begin]
-    """They wait for it to be assigned."""
+    """The attempts that wait for it before they are assigned."""
 
 
 class JournalGate:
@@ -44,23 +44,23 @@ class JournalGate:
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self.fails = False
-        """The last entry could not be written."""
+        """True if the last entry could not be written."""
         self._entry = JournalEntry()
         self._written = 0
-        """Entries given away so far; the number of the last one."""
+        """Number of entries given to the journal, which is also the number of the last one."""
         self._unanswered: deque[Unanswered] = deque()
         self._waiting_links: list[Link] = []
         self._unwritten: set[TaskId] = set()
-        """Detached tasks that the journal does not have yet."""
+        """The detached tasks that the journal does not have yet."""
         self._withheld: dict[TaskRecord, None] = {}
-        """Calls that are to run at most once, bound to a worker that has not heard of them."""
+        """The at-most-once calls that are bound to a worker which has not heard of them."""
         self._begins: list[Begin] = []
-        """Those that begin with the entry of this turn."""
+        """The attempts that begin with the entry of this turn."""
         self._written_begins: list[Begin] = []
 
     @property
     def idle(self) -> bool:
-        """Whether every entry that was given away has been answered."""
+        """Whether every entry that was given to the journal has been answered."""
         return not self._unanswered
 
     # --- the entry of this turn; none of these is called without a journal ---
@@ -74,7 +74,7 @@ class JournalGate:
         self._entry.owners[client] = owner
 
     def note_may_have_run(self, task_id: TaskId) -> None:
-        """The doubt remains for a coordinator after this one, though it finds the task in the journal."""
+        """Note that a task may have run, because a later coordinator must know that, too."""
         self._entry.progress.append((task_id, Progress(1, 0, 0, ())))
 
     def note_progress(self, record: TaskRecord) -> None:
@@ -83,39 +83,39 @@ class JournalGate:
         self._entry.progress.append((record.id, progress))
 
     def note_outcome(self, name: str, outcome: m.Outcome) -> None:
-        """An outcome that is kept until somebody asks for it."""
+        """Note an outcome that is kept until somebody asks for it."""
         self._entry.keep(KeptOutcome(name, outcome))
 
     def note_gone(self, task_id: TaskId) -> None:
         self._entry.drop(task_id)
 
     def note_nothing_of(self, task_id: TaskId) -> None:
-        """The task never got into the journal, which has nothing to drop."""
+        """Note that the journal has nothing to drop, because the task never got there."""
         self._entry.gone.pop(task_id, None)
 
     @property
     def outcomes_noted(self) -> int:
-        """Outcomes in the entry of this turn."""
+        """The number of outcomes in the entry of this turn."""
         return len(self._entry.outcomes)
 
     def restored(self) -> None:
-        """What was noted so far came from the journal itself."""
+        """Drop all notes so far, because they came from the journal itself."""
         self._entry = JournalEntry()
         self._unwritten.clear()
 
     # --- what waits ---
 
     def hold_acknowledgement(self, link: Link) -> None:
-        """What was just received, an outcome to be kept, stays the worker's until this turn's entry is written."""
+        """Acknowledge the worker's message, an outcome that must be kept, only when this turn's entry is written."""
         link.hold(self._written + 1)
         self._waiting_links.append(link)
 
     def is_unwritten(self, task_id: TaskId) -> bool:
-        """Whether this detached task is not in the journal yet."""
+        """Return whether this detached task is not in the journal yet."""
         return task_id in self._unwritten
 
     def withhold(self, record: TaskRecord) -> None:
-        """Its present attempt is not sent before the journal has it."""
+        """Withhold the present attempt of a task from its worker until the journal has it."""
         self.note_progress(record)
         self._withheld[record] = None
         self._begins.append(Begin(record, record.attempt))
@@ -124,19 +124,19 @@ class JournalGate:
         return record in self._withheld
 
     def let_go(self, record: TaskRecord) -> None:
-        """It is not bound to its worker any more, or was sent."""
+        """Note that a withheld task was sent, or is not bound to its worker any more."""
         self._withheld.pop(record, None)
 
     def still_withheld(self, begins: list[Begin]) -> list[TaskRecord]:
-        """Those of them that have not ended, nor begun another attempt."""
+        """Return the tasks of those that have neither ended nor begun another attempt."""
         return [
             record for record, attempt in begins if record in self._withheld and record.attempt == attempt
         ]
 
     def take_written(self) -> list[TaskRecord]:
-        """Calls whose beginning is written down: they can be sent at the end of this turn.
+        """Return the calls whose beginning is written, so that they can be sent at the end of this turn.
 
-        Not before: nothing is cancelled or lost between that and the assignment.
+        They are not sent earlier, so that nothing is cancelled or lost between this and the assignment.
         """
         begins, self._written_begins = self._written_begins, []
         return self.still_withheld(begins)
@@ -144,7 +144,7 @@ class JournalGate:
     # --- writing ---
 
     def take_entry(self, functions: FunctionTable) -> WriteJournal | None:
-        """All that this turn has to keep, as one entry, with the functions that its tasks name."""
+        """Return all that this turn must keep as one entry, with the functions that its tasks name."""
         entry = self._entry
         if not entry:
             return None
@@ -157,7 +157,7 @@ class JournalGate:
         definitions: dict[m.FunctionKey, m.FunctionDef] = {}
         for key in named:
             function = functions.get(key)
-            if function is not None:  # else all tasks that name it have ended within this turn
+            if function is not None:  # otherwise all tasks that name it have ended within this turn
                 definitions.update(
                     (each.definition.key, each.definition) for each in (*function.parts, function)
                 )
@@ -168,7 +168,7 @@ class JournalGate:
         return WriteJournal(self._written, entry)
 
     def answered(self, event: JournalWritten | JournalFailed, now: float) -> Unanswered:
-        """The oldest entry was written, or could not be; what waited for it goes on."""
+        """Note that the oldest entry was written, or could not be; return what waited for it."""
         answered = self._unanswered.popleft()
         assert answered.number == event.number
         for link in answered.links:

@@ -1,14 +1,15 @@
-"""Which worker cannot import what, or run which initializer, and what follows for the calls that need it.
+"""The modules and initializers that workers lack, and the consequences for calls that require them.
 
-A function names the modules that it needs (`FunctionDef.modules`). A worker is taken to have them all until it gives a
-call back because it does not. From then on such calls go to others; where none of those that could run a call has its
-modules, the call ends. As long as nobody lacks anything, nothing here costs anything, and the queue knows no modules.
+A function names the modules that it requires (`FunctionDef.modules`). A worker is assumed to have all of them until it
+gives a call back because it has not. From then on such calls go to other workers; if none of those that could run a
+call has its modules, the call ends. As long as no worker lacks anything this costs nothing, and the queue does not know
+about modules.
 
 An initializer that has failed on a worker, or killed its process there, counts as a module that this worker lacks: the
 call has not begun, and goes to another one.
 
-An answer is not for ever, since the module may be installed meanwhile: in time, or when it would be the end of a new
-call, it is dropped, and the worker looks again.
+An answer does not hold for ever, because the module may be installed meanwhile. It is dropped after some time, or when
+it would end a new call, and the worker checks again.
 """
 
 from __future__ import annotations
@@ -35,25 +36,25 @@ if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.task_table import TaskTable
 
 ANSWER_SECONDS = 30.0
-"""For which a worker's answer holds."""
+"""Time in seconds for which a worker's answer holds."""
 
 NEW_ANSWER_SECONDS = 1.0
-"""For which it holds where it would be the end of a new call."""
+"""Time in seconds for which it holds if it would end a new call."""
 
 MAX_WORKERS_NAMED = 5
 
 MAX_PAIRS = 1000
-"""Functions, each with an initializer, of which it is remembered what of their modules is contested."""
+"""Maximum number of functions, each with an initializer, whose contested modules are cached."""
 
 MAX_FAILURE_BYTES = 16 * 1024
-"""Of what is kept of an initializer's failure, in nobody's account, and told to each call that needs it."""
+"""Maximum size in bytes of a kept failure of an initializer, which no account counts and which each such call gets."""
 
 INITIALIZER = "initializer "
-"""Before an initializer's key: its name among those of modules, none of which has a space."""
+"""The prefix of an initializer's key among the names of modules, none of which contains a space."""
 
 
 class MissingModules:
-    """Part of one Scheduler."""
+    """The modules that workers lack; a part of one Scheduler."""
 
     def __init__(
         self,
@@ -71,20 +72,21 @@ class MissingModules:
         self._endings = endings
         self._attempts: Attempts
         self.contested_modules: frozenset[str] = frozenset()
-        """Modules that some worker lacks."""
+        """The modules that some worker lacks."""
         self._contested_of: dict[tuple[FunctionEntry, FunctionEntry | None], list[str]] = {}
-        """Of some functions, with their initializers, those of them that they need: each of very many calls asks."""
+        """By function and initializer, the contested modules that they require, because very many calls ask for them.
+        """
         self._oldest = 0.0
-        """When the first of the answers that still hold was given."""
+        """The time of the oldest answer that still holds."""
         self._failures: dict[str, Outcome] = {}
-        """How initializers have failed that are contested_modules, under their name here: the last time, each."""
+        """The last failure of each initializer that is among `contested_modules`, by its name there."""
 
     def hand_back_to(self, attempts: Attempts) -> None:
-        """Say who takes the tasks that workers give back for want of a module."""
+        """Set the object that takes the tasks which workers give back because they lack a module."""
         self._attempts = attempts
 
     def requirements(self, record: TaskRecord) -> Requirements:
-        """What its worker must have, the modules included that not every worker has."""
+        """Return the requirements of a task, including the modules that not every worker has."""
         return base_requirements(record) + module_requirements(
             self._contested(record.function, record.initializer)
         )
@@ -97,18 +99,18 @@ class MissingModules:
         base: Requirements,
         now: float,
     ) -> Outcome | None:
-        """How a new call ends, if no worker can import what it needs."""
+        """Return the outcome of a new call for which no worker can import the required modules, or None."""
         if not self._is_hopeless(function, initializer, base):
             return None
         names = self._contested(function, initializer)
         if self._drop(names, now - NEW_ANSWER_SECONDS):
-            return None  # somebody looks again
+            return None  # a worker checks again
         return self._outcome(task_id, 0, function, initializer, base)
 
     def report(
         self, worker: WorkerSession, returned: Iterable[tuple[TaskId, int]], names: Iterable[str], now: float
     ) -> None:
-        """A worker has said that it cannot import these, and therefore gives back those tasks (with their attempts)."""
+        """Note that a worker cannot import these modules and therefore gives those tasks (with their attempts) back."""
         records = [
             record
             for task_id, attempt in returned
@@ -117,7 +119,7 @@ class MissingModules:
             and record.attempt == attempt
             and record.state in ACTIVE
         ]
-        # Nothing is kept because a worker says so, but for what it was asked.
+        # A worker's report is kept only for modules of tasks that it was given.
         asked = {name for record in records for name in needed(record.function, record.initializer)}
         missing = asked.intersection(names)
         if not self.contested_modules:
@@ -137,7 +139,7 @@ class MissingModules:
     def initializer_failed(
         self, worker: WorkerSession, record: TaskRecord, outcome: Outcome, now: float
     ) -> None:
-        """A task of this worker (and now of nobody) has not begun there, because its initializer failed."""
+        """Note that a task, which is with no worker now, has not begun on this one because its initializer failed."""
         assert record.initializer is not None
         name = initializer_name(record.initializer)
         error = (outcome.detail or {}).get("error", "raised")
@@ -171,7 +173,7 @@ class MissingModules:
             self._oldest = min(answers, default=now)
 
     def why(self, record: TaskRecord) -> str:
-        """For who asks why a task waits: that no worker has its modules; else empty."""
+        """Return the reason why a task waits, if no worker has its modules, else an empty string."""
         base = base_requirements(record)
         if not self._is_hopeless(record.function, record.initializer, base):
             return ""
@@ -190,7 +192,7 @@ class MissingModules:
         return found
 
     def _able(self, base: Requirements) -> list[WorkerSession]:
-        """Workers that could run it, were it not for the modules."""
+        """Return the workers that could run it if they had the modules."""
         workers = self._roster.workers.values()
         return [worker for worker in workers if not worker.draining and worker.provides_all(base)]
 
@@ -204,7 +206,7 @@ class MissingModules:
         return bool(able) and all(any(name in worker.missing_modules for name in names) for worker in able)
 
     def _drop(self, names: Iterable[str], before: float) -> bool:
-        """Forget answers about these that were given before that time; whether there were any."""
+        """Drop the answers about these modules that were given before that time; return whether there were any."""
         dropped = False
         for worker in self._roster.workers.values():
             had = len(worker.missing_modules)
@@ -244,7 +246,7 @@ class MissingModules:
         return [r for r in self._tasks.values() if r.function in entries or r.initializer in entries]
 
     def _sort_again(self, records: list[TaskRecord]) -> None:
-        """Something has become contested_modules: what needs it waits in a line of its own from now on."""
+        """Queue tasks again with the modules that have become contested among their requirements."""
         for record in records:
             requirements = self.requirements(record)
             if requirements != record.requirements:
@@ -296,7 +298,7 @@ class MissingModules:
 
 
 def moderate(failure: Outcome) -> Outcome:
-    """The same as far as it is worth keeping: of what is larger, the facts."""
+    """Return the failure in a size that is worth keeping: of a larger one, only the facts."""
     size = payload_size(failure.payload)
     if size + of_outcome(failure) <= MAX_FAILURE_BYTES:
         return failure
@@ -312,7 +314,7 @@ def base_requirements(record: TaskRecord) -> Requirements:
 
 
 def needed(function: FunctionEntry, initializer: FunctionEntry | None) -> tuple[str, ...]:
-    """The modules that the worker of a call must have, and the initializer that must work there."""
+    """Return the modules that the worker of a call must have, and the initializer that must work there."""
     own = function.definition.modules
     if initializer is None:
         return own
@@ -332,7 +334,7 @@ def module_requirements(names: Iterable[str]) -> Requirements:
 
 
 def short_name(function: FunctionEntry) -> str:
-    """Without the functions inside of which it is defined."""
+    """Return the function's name without the functions inside of which it is defined."""
     return function.definition.name.rpartition("<locals>.")[2]
 
 

@@ -1,4 +1,4 @@
-"""Peers that send what cannot be taken: each offence is noted, and who goes on is cut off."""
+"""Peers that send unacceptable messages: each offence is noted, and a peer that continues is disconnected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobrunner.protocol.wire.principals import Principal
 
 
 class Offences:
-    """Who is to blame for a message that cannot be taken. `peers` are the sessions by their connections."""
+    """The offences of peers. `peers` are the sessions by their connections."""
 
     def __init__(self, out: Outgoing, peers: Mapping[Source, Peer]) -> None:
         self._out = out
@@ -21,16 +21,18 @@ class Offences:
         self._rejections = Rejections()
         self._intolerable: dict[Source, None] = {}
         self._speaker: Principal | None = None
-        """Who sent the message, or asked for the answer, that is being handled: ANYONE also for a key that may not
-        connect any more. None if the event is neither."""
+        """The sender of the message, or of the question, that is being handled.
+
+        It is ANYONE also for a key that may not connect any more, and None if the event is neither.
+        """
 
     @property
     def count(self) -> int:
-        """Messages that were ever rejected: malformed, or not what their author may send."""
+        """The number of all rejected messages: malformed ones, and those that their author may not send."""
         return self._rejections.count
 
     def begin(self, event: Event) -> None:
-        """This event is handled from now on."""
+        """Note the event that is handled from now on."""
         if isinstance(event, (Received, Rejected)):
             self._speaker = event.who
         else:
@@ -41,13 +43,13 @@ class Offences:
         speaker = self._speaker
         foreign = peer is not None and speaker is not None and speaker.key != peer.who.key
         if foreign:
-            peer = None  # who has that connection is not to blame for what somebody else says in its name
+            peer = None  # a peer is not to blame for what somebody else sends in its name
         if isinstance(peer, WorkerSession):
             who = f"worker {peer.name} on {peer.hello.host}"
         elif isinstance(peer, ClientSession):
             who = f"client {peer.id} on {peer.hello.host}"
         else:
-            who = f"connection {source[:4].hex()}"  # the whole name would do to take it over
+            who = f"connection {source[:4].hex()}"  # the whole name would suffice to take the connection over
         key = peer.who.key if peer is not None else "" if speaker is None else speaker.key
         label = key.encode() or source
         for line in self._rejections.note(label, who, reason, now, known=bool(key)):
@@ -60,14 +62,14 @@ class Offences:
         self._out.reply(source, session, m.Refused(error, "AuthenticationError"))
 
     def take_intolerable(self) -> list[Source]:
-        """Connections to be cut off, because they went on sending what cannot be taken."""
+        """Return the connections to close, because they continued to send unacceptable messages."""
         if not self._intolerable:
             return []
         intolerable, self._intolerable = list(self._intolerable), {}
         return intolerable
 
     def log_due(self, now: float) -> None:
-        """Log how often offences were repeated, for those whose minute is over."""
+        """Log the number of repeated offences of those peers whose minute is over."""
         for line in self._rejections.due(now):
             self._out.log("warning", line)
 

@@ -1,4 +1,4 @@
-"""Tasks that some worker has though no client has named them since this coordinator started.
+"""Tasks that a worker has although no client has named them since this coordinator started.
 
 A worker of an earlier coordinator comes back with its tasks, and their clients come back with theirs, in any order.
 Until a task's client names it, or can name it no more, it is an orphan: it takes its slot, its outcome is kept, and it
@@ -27,15 +27,15 @@ from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of
 from jobrunner.protocol.wire.payloads import kept_size
 
 LOOKS_PER_GRACE = 4
-"""How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
+"""Number of checks, within a client's grace period, whether the client may still name a task."""
 
 
 ORPHAN_BYTES = 2000
-"""What such a task takes here, about, with its id; without its outcome."""
+"""Approximate size in bytes of such a task with its id and without its outcome."""
 
 
 class OrphanedTask:
-    """A task that a worker has though no client has named it since this coordinator started."""
+    """A task that a worker has although no client has named it since this coordinator started."""
 
     __slots__ = ("attempt", "look_at", "outcome", "running", "since", "unbegun", "wait", "worker")
 
@@ -45,16 +45,16 @@ class OrphanedTask:
         self.unbegun = held.unbegun
         self.since = now
         self.look_at = now
-        """When it is asked again whether somebody may yet name it."""
+        """The time of the next check whether somebody may still name it."""
         self.outcome: m.Outcome | None = None
         self.running = False
-        """The worker has announced that it runs, which it does only once."""
+        """True if the worker has announced that it runs, which it does only once."""
         self.wait: m.Wait | None = None
-        """What it waits for, as the worker has told."""
+        """The calls for which it waits, as the worker has reported."""
 
     @property
     def size(self) -> int:
-        """Bytes, about."""
+        """The approximate size in bytes."""
         size = ORPHAN_BYTES
         if self.outcome is not None:
             size += kept_size(self.outcome.payload) + of_outcome(self.outcome)
@@ -62,19 +62,19 @@ class OrphanedTask:
 
 
 class Orphans:
-    """The orphaned tasks by their ids, and by the clients that may name them: a thousand may come back at once."""
+    """The orphaned tasks by their ids, and by the clients that may name them, because many may come back at once."""
 
     def __init__(self, roster: Roster, tasks: TaskTable, quota: Quota) -> None:
         self._roster = roster
         self._tasks = tasks
         self._most = quota.bytes
         self._bytes: Counter[str] = Counter()
-        """Of all that workers have so, by their keys."""
+        """The size in bytes of the orphaned tasks that workers have, by the workers' keys."""
         self._orphans: dict[TaskId, OrphanedTask] = {}
         self._pieces = PieceIndex()
         self._of_client: dict[ClientId, dict[TaskId, None]] = {}
         self.reattach_deadline = 0.0
-        """When every worker of an earlier coordinator must have come back to this one, if it still lives."""
+        """The time by which every worker of an earlier coordinator must have come back, if it still lives."""
 
     def get(self, task_id: TaskId) -> OrphanedTask | None:
         return self._orphans.get(task_id)
@@ -92,15 +92,15 @@ class Orphans:
         return len(self._orphans)
 
     def of_client(self, client_id: ClientId) -> list[TaskId]:
-        """Those that this client may name."""
+        """Return the orphaned tasks that this client may name."""
         return list(self._of_client.get(client_id, ()))
 
     def pieces_of(self, whole: TaskId) -> Iterable[TaskId]:
-        """The orphaned tasks that have left that bundle, or are parts of that chunk."""
+        """Return the orphaned tasks that have left that bundle, or are parts of that chunk."""
         return self._pieces.of(whole)
 
     def add(self, worker: WorkerSession, held: m.Held, now: float) -> None:
-        """The worker is told to stop it where its key has too much here."""
+        """Add an orphaned task; if the worker's key has too much here, tell the worker to stop it."""
         orphan = OrphanedTask(worker, held, now)
         if self._is_too_much(worker, orphan.size):
             self._roster.fence(worker, held.id)
@@ -112,7 +112,7 @@ class Orphans:
         worker.strays += 1
 
     def ended(self, task_id: TaskId, outcome: m.Outcome) -> None:
-        """Its outcome is kept for its client."""
+        """Keep the outcome of an orphaned task for its client."""
         orphan = self._orphans[task_id]
         if self._is_too_much(orphan.worker, kept_size(outcome.payload) + of_outcome(outcome)):
             self.take(task_id)
@@ -124,22 +124,19 @@ class Orphans:
         self._bytes[orphan.worker.came_with] += orphan.size
 
     def waits(self, orphan: OrphanedTask, wait: m.Wait) -> None:
-        """Its worker tells what it waits for."""
+        """Note the calls for which the task waits, as its worker reports."""
         if not self._is_too_much(orphan.worker, of_wait(wait)):
             self._bytes[orphan.worker.came_with] -= orphan.size
             orphan.wait = wait
             self._bytes[orphan.worker.came_with] += orphan.size
 
     def _is_too_much(self, worker: WorkerSession, size: int) -> bool:
-        """Whether so many bytes more are too much of one key, where that is known."""
+        """Return whether this number of additional bytes is too much for the worker's key, if that is known."""
         key = worker.came_with
         return bool(key and self._most) and self._bytes[key] + size > self._most
 
     def named_later(self, task_id: TaskId) -> bool:
-        """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call.
-
-        Or a part of a chunk.
-        """
+        """Return whether the client will name the task, because it has yet to hear of its bundle's or chunk's end."""
         client = self._roster.clients.get(client_of(task_id))
         bundle = place_of_call(task_id)
         if bundle is not None:
@@ -147,7 +144,7 @@ class Orphans:
             if record is None and client is not None:
                 record = client.done_bundles.get(bundle[0])
             if record is not None:
-                return index_of_call(record.id, task_id) is not None  # else somebody guesses
+                return index_of_call(record.id, task_id) is not None  # otherwise somebody has guessed the id
             known = client is not None and bundle[0] in client.awaiting_resubmission
         else:
             chunk = chunk_of(task_id)
@@ -157,7 +154,7 @@ class Orphans:
         return known or (client is not None and not client.resubmission_complete)
 
     def forget(self, now: float, grace: float) -> None:
-        """Wait no longer for clients that have not come back for `grace` seconds."""
+        """Drop tasks of clients that have not come back for `grace` seconds."""
         for task_id, held in list(self._orphans.items()):
             if now < held.look_at:
                 continue
@@ -182,7 +179,7 @@ class Orphans:
         return held
 
     def _frees(self, worker: WorkerSession) -> None:
-        """One of its strays has ended, or counts among its tasks from now on."""
+        """Note that an orphaned task of this worker has ended, or counts among its tasks from now on."""
         worker.strays -= 1
         if self._roster.has_worker(worker):
             self._roster.may_have_room(worker)
@@ -193,21 +190,21 @@ class Orphans:
             self._roster.fence(held.worker, task_id)
 
     def drop_those_at(self, worker: WorkerSession) -> None:
-        """It has them no more; those that it finished are here."""
+        """Drop the tasks of a worker that it has no more; those that it has finished stay."""
         if not worker.strays:
             return
         for task_id in [t for t, h in self._orphans.items() if h.worker is worker and h.outcome is None]:
             self.take(task_id)
 
     def reattach_later(self, seconds: float, now: float) -> bool:
-        """This process did not run for so long. Whether workers get more time to come back: some might have done so."""
+        """Return whether workers get more time to come back, because this process did not run for a while."""
         if now - seconds >= self.reattach_deadline:
             return False
         self.reattach_deadline += seconds
         return True
 
     def wait_longer(self, seconds: float) -> None:
-        """This process did not run for so long."""
+        """Extend the times of all tasks by a period for which this process did not run."""
         for orphan in self._orphans.values():
             orphan.since += seconds
 

@@ -1,4 +1,4 @@
-"""What each peer is told at the end of a turn: one message per peer and kind, however many tasks it is about."""
+"""The messages to peers at the end of a turn: one per peer and kind, however many tasks it is about."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.payloads import Payload, payload_size
 
 OUTCOME_WINDOW = 64 * 1024 * 1024
-"""Bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
+"""Maximum size in bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
 
 OUTPUT_WINDOW = 4 * 1024 * 1024
-"""Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
+"""Maximum size in bytes of a client's unacknowledged messages; beyond that, output of its tasks is dropped."""
 
 MAX_UNTAKEN_SLOTS = 100
 """Maximum number of unacknowledged sizes of the cluster, which nobody asks for: beyond that, a client gets the last one
@@ -33,7 +33,7 @@ when it has acknowledged these."""
 
 
 class Outboxes:
-    """Empties the outboxes of the peers in the roster."""
+    """The outboxes of the peers in the roster, and the messages that empty them."""
 
     def __init__(self, scheduler: Scheduler, out: Outgoing) -> None:
         self._scheduler = scheduler
@@ -43,7 +43,7 @@ class Outboxes:
 
     def flush(self, now: float) -> None:
         scheduler = self._scheduler
-        # First what is to be forgotten: a function may have gone and come back within this turn.
+        # Functions to drop come first, because a function may have gone and come back within this turn.
         for worker_id, keys in scheduler.functions.take_forgotten().items():
             forgetful = scheduler.roster.workers.get(worker_id)
             if forgetful is not None:
@@ -57,7 +57,7 @@ class Outboxes:
 
     def _flush_client(self, client: ClientSession, now: float) -> None:
         client.resent.clear()
-        if not client.connected:  # not back yet; it will name what it waits for
+        if not client.connected:  # it is not back yet, and will name the tasks that it waits for
             for waiting in (
                 client.outcomes,
                 client.running,
@@ -91,19 +91,20 @@ class Outboxes:
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
                 self._scheduler.dispatcher.queue.backpressured.add(client.id)
-        if client.running:  # behind the outcomes: of one that is divided they tell the name of what runs on
+        # they follow the outcomes, because that of a divided chunk tells the name of the part that continues
+        if client.running:
             self._send_ids(client, m.Running, client.running, now)
             client.running = []
         if client.refused:
             self._send_ids(client, m.CancelRefused, client.refused, now)
             client.refused = []
-        if client.cancels and client.resubmission_complete:  # before, it might not have named them yet
+        if client.cancels and client.resubmission_complete:  # before that, it might not have named them yet
             requests = [m.CancelRequest(call, running) for call, running in client.cancels.items()]
             self._send_cancels(client, requests, now)
             client.cancels = {}
 
     def _flush_worker(self, worker: WorkerSession, now: float) -> None:
-        # Cancels first: none of them is meant for what is assigned in this very turn.
+        # Cancels come first, because they are not meant for tasks that are assigned in this very turn.
         if worker.cancels:
             self._send_cancels(worker, worker.cancels, now)
             worker.cancels = []
@@ -178,7 +179,7 @@ class Outboxes:
 
 
 def of_record(record: TaskRecord, worker: WorkerSession) -> int:
-    """What a task takes of an Assign beside the bytes of its payloads: of the header, and of the number of frames."""
+    """Return the size of a task in an Assign without its payloads: its part of the header, and that for its frames."""
     size = of_call(record.body.options, record.depends_on) + of_payload(record.body.payload)
     if record.depends_on:
         assert record.dependency_results is not None

@@ -9,7 +9,7 @@ from jobrunner.protocol.wire import messages as m
 
 
 class Outgoing:
-    """`begin` with each event; `effects` are the ones of the event that is being handled."""
+    """The effects of the event that is being handled; `begin` is called for each event."""
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
@@ -22,15 +22,15 @@ class Outgoing:
         self.effects.append(effect)
 
     def send(self, peer: Peer, message: m.Message, now: float, size: int = 0) -> None:
-        """A message within the peer's session; `size` is that of its payloads, in bytes."""
+        """Send a message within the peer's session; `size` is that of its payloads in bytes."""
         self.effects.append(Send(peer.source, peer.link.send(message, now, size)))
 
     def reply(self, source: Source, session: str, message: m.Message) -> None:
-        """A message outside of the order of a session: a welcome, a refusal, a reset."""
+        """Send a message outside of the order of a session: a welcome, a refusal or a reset."""
         self.effects.append(Send(source, m.Envelope(session, 0, 0, message)))
 
     def log_about(self, peer: Peer, level: str, text: str, now: float) -> None:
-        """Log what a peer does, but not without end: see `rejections.Visitors`."""
+        """Log an action of a peer, within limits, see `rejections.Visitors`."""
         line = self._visitors.line(peer.who.key, peer.who.name, text, now)
         if line:
             self.log(level, line)

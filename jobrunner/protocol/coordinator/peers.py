@@ -1,8 +1,8 @@
-"""Who is in the cluster, what they provide, and when they count as lost.
+"""The connected clients and workers, what they provide, and when they count as lost.
 
-A worker is lost after as much silence as its greeting allows, a client after `CLIENT_PATIENCE` times as much, and
-either one `UNREACHABLE_GRACE` after the transport said that its connection is gone. A lost worker's tasks run elsewhere
-at once; a lost client's tasks get a grace period.
+A worker is lost after the silence that its greeting allows, and a client after `CLIENT_PATIENCE` times as much. Either
+of them is lost `UNREACHABLE_GRACE` after the transport has reported that its connection is gone. A lost worker's tasks
+run elsewhere at once; a lost client's tasks get a grace period.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from jobrunner.protocol.wire.messages import (
 from jobrunner.protocol.wire.principals import ANYONE, Principal
 
 REF_BYTES = 500
-"""What it takes here, about, that a client may name a function."""
+"""Approximate size in bytes of a client's right to name a function."""
 
 CLIENT_PATIENCE = 6
-"""Times the usual timeout that a connected client may be silent."""
+"""Factor of the usual timeout by which a connected client may be silent."""
 
 
 class Peer:
-    """The other end of a session, seen from the coordinator."""
+    """The other end of a session, as the coordinator sees it."""
 
     __slots__ = ("came_with", "greeting", "link", "serial", "source", "unreachable_since", "who")
 
     def __init__(self, source: Source, link: Link, who: Principal) -> None:
         self.greeting = ""
-        """The name under which the present session was asked for."""
+        """The name under which the present session was requested."""
         self.serial = 0
-        """Of that greeting."""
+        """The serial number of that greeting."""
         self.source = source
         self.link = link
         self.who = who
@@ -55,15 +55,15 @@ class Peer:
 
     @property
     def connected(self) -> bool:
-        """Whether it has a connection by which it can be told something."""
+        """Whether the peer has a connection by which messages can reach it."""
         return self.source != b""
 
     def disconnect(self) -> None:
-        """Its connection is gone, or somebody else's; it may come back by another one."""
+        """Note that the connection is gone, or somebody else's; the peer may come back by another one."""
         self.source = b""
 
     def renew_link(self, link: Link) -> None:
-        """Begin a stream of messages anew, or begin none; the present one is given up with all that it holds."""
+        """Begin a new stream of messages, or none; the present one is given up together with its messages."""
         self.link.drop_early()
         self.link = link
 
@@ -78,7 +78,7 @@ class Peer:
 
 
 class ClientSession(Peer):
-    """A client, and what waits to be sent to it at the end of the turn."""
+    """A client, and the messages for it at the end of the turn."""
 
     __slots__ = (
         "accepted",
@@ -118,24 +118,24 @@ class ClientSession(Peer):
         self.account = account
         self.hello = hello
         self.submitted = 0
-        """Calls that it has ever submitted; 0 for who only looks."""
+        """Number of calls that the client has ever submitted; 0 for a client that only asks."""
         self.unfinished = 0
-        """Calls in `tasks`."""
+        """Number of calls in `tasks`."""
         self.tasks: dict[TaskId, TaskRecord] = {}
-        """What it has here that has not ended: when it leaves, nobody has to look at what others have."""
+        """The client's unfinished tasks, so that tasks of others need not be examined when it leaves."""
         self.function_refs: dict[FunctionKey, FunctionKey] = {}
-        """Functions that it may name without sending them again: as it calls them, and as they are called here."""
+        """The functions that the client may name without sending them again: its own keys, and the keys here."""
         self.is_new = True
-        """This is its first session here: it may have submitted, to another coordinator, what is not known here."""
+        """True in the client's first session here, when it may name calls that only another coordinator knew."""
         self.resubmission_complete = False
-        """It has named, in this session, all that it still waits for."""
+        """True if the client has named, in this session, all tasks that it still waits for."""
         self.lost_at: float | None = None
-        """When the client was found to be gone; its tasks end after a grace."""
+        """The time when the client was found to be gone; its tasks end after a grace period."""
         self.outcomes: list[Outcome] = []
         self.resent: set[TaskId] = set()
-        """Calls that were known before, and that it has named again, or asked for, in this turn."""
+        """The calls that were already known and that the client has named again, or asked for, in this turn."""
         self.watching: set[TaskId] = set()
-        """Calls that it watches and that have not ended."""
+        """The unfinished calls that the client watches."""
         self.running: list[TaskId] = []
         self.refused: list[TaskId] = []
         self.output: list[OutputChunk] = []
@@ -145,25 +145,28 @@ class ClientSession(Peer):
         self.needs_told: set[TaskId] = set()
         """Its calls that it has named again in this session, and for whose needs it was asked therefore."""
         self.cancels: dict[TaskId, bool] = {}
-        """Calls in its bundles that others want cancelled, which it has to do; also while they run?"""
+        """The calls in the client's bundles that others want cancelled, which only the client can do; True: also if
+        they run."""
         self.unacked_replies = 0
-        """Answers that it has not acknowledged in this session."""
+        """Number of answers that the client has not acknowledged in this session."""
         self.done: dict[TaskId, TaskRecord] = {}
-        """Finished tasks whose outcome the client has not acknowledged."""
+        """Finished tasks whose outcomes the client has not acknowledged."""
         self.done_bundles: dict[str, TaskRecord] = {}
-        """The bundles among them, by the open part of their ids."""
+        """The bundles among them, by the public part of their ids."""
         self.awaiting_resubmission: set[str] = set()
-        """The open parts of the ids of bundles that it was told, in this session, to have been split, and of which it
-        has named no call since: it does so once it has heard. What it said before that (ResubmissionComplete, say) knew
-        nothing of them."""
+        """The public parts of the ids of split bundles.
+
+        The client was told of the split in this session, and has named no call of them since, which it does as soon as
+        it has heard. Earlier messages, such as ResubmissionComplete, do not take them into account.
+        """
         self.untaken_slots = 0
-        """How often it was told, in this session, how many slots there are, and has not acknowledged it."""
+        """Number of unacknowledged messages in this session about the number of slots."""
         self.unnamed: dict[TaskId, bool] = {}
-        """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their
-        outcomes. The message that names one may be late, and would else be taken for a new task."""
+        """The parts of the client's chunks that it has not named since their division, and whether it has acknowledged
+        their outcomes. The message that names one may be late, and would otherwise be taken for a new task."""
 
     def refer(self, function: FunctionKey, here: FunctionKey) -> None:
-        """It may name that function from now on."""
+        """Note that the client may name that function from now on."""
         self.function_refs[function] = here
         self.account.bytes += REF_BYTES
 
@@ -175,7 +178,7 @@ class ClientSession(Peer):
         return here
 
     def take_function_refs(self) -> list[FunctionKey]:
-        """It may name none any more; return their keys here, in the same order in every process."""
+        """Remove all functions that the client may name; return their keys here, in the same order in every process."""
         refs = sorted(self.function_refs.values())
         self.account.bytes -= REF_BYTES * len(refs)
         self.function_refs.clear()
@@ -186,13 +189,13 @@ class ClientSession(Peer):
         self.unfinished += record.weight
 
     def remove_task(self, record: TaskRecord) -> None:
-        """It has ended, or belongs to another session of its client."""
+        """Remove a task that has ended, or belongs to another session of its client."""
         del self.tasks[record.id]
         self.needs_told.discard(record.id)
         self.unfinished -= record.weight
 
     def forget_unnamed(self) -> None:
-        """A session begins: no message that names what it had acknowledged can come any more."""
+        """Drop unnamed parts with acknowledged outcomes, because no message from before this session can name them."""
         for part in [part for part, acknowledged in self.unnamed.items() if acknowledged]:
             del self.unnamed[part]
             self.take_done(part)
@@ -203,7 +206,7 @@ class ClientSession(Peer):
             self.done_bundles[open_part(record.id)] = record
 
     def take_done(self, task_id: TaskId) -> TaskRecord | None:
-        """Remove and return it, if it is there."""
+        """Remove and return the task, if it is there."""
         record = self.done.pop(task_id, None)
         if record is not None and isinstance(record.body.kind, Bundle):
             self.done_bundles.pop(open_part(task_id), None)
@@ -215,9 +218,10 @@ class ClientSession(Peer):
         self.unnamed.clear()
 
     def silent(self, now: float) -> bool:
-        """A client's program may keep it from speaking (a slow callback, say), so it is given more time.
+        """Return whether the client has been silent for too long.
 
-        A connection that is really gone the transport notices, and says so.
+        It gets more time than a worker, because its program may keep it from sending, for example in a slow callback.
+        If its connection is really gone, the transport reports that.
         """
         return self.link.peer_timeout > 0 and now - self.link.last_heard >= (
             CLIENT_PATIENCE * self.link.peer_timeout
@@ -225,11 +229,11 @@ class ClientSession(Peer):
 
 
 MAX_SERVED = 64
-"""Clients of a worker that are remembered after their tasks there have ended."""
+"""Number of clients of a worker that are remembered after their tasks there have ended."""
 
 
 class WorkerSession(Peer):
-    """A worker, what it runs, and what waits to be sent to it at the end of the turn."""
+    """A worker, its tasks, and the messages for it at the end of the turn."""
 
     __slots__ = (
         "assigned",
@@ -265,25 +269,25 @@ class WorkerSession(Peer):
         python = python_requirement(hello.python)[0]
         self.provides: dict[str, float] = {**exact(hello.resources.items()), python: math.inf}
         self.free = dict(self.provides)
-        """Amounts of what it provides that no task holds: integers, but for what it has without end."""
+        """The amounts of its resources that no task holds; they are integers, except unlimited ones."""
         self.kept_waiting: dict[str, int] = {}
-        """Amounts that are held by tasks which wait for calls, see `deadlocks`."""
+        """The amounts that are held by tasks which wait for calls, see `deadlocks`."""
         self.missing_modules: dict[str, float] = {}
-        """Modules that it cannot import, and when it said so; see `missing`."""
+        """The modules that it cannot import, and the times at which it said so, see `missing_modules`."""
         self.draining = False
         self.stuck = ""
-        """Why it cannot start a slot for the tasks that all of its tasks wait for; empty: it is not so."""
+        """The reason why it cannot start a slot for the calls for which all of its tasks wait; empty if it can."""
         self.prefetch = True
-        """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
+        """False from when it gave tasks back until it finishes one, because our estimates were wrong for it."""
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.strays = 0
-        """Tasks that it has and that no client has named yet: they take slots as others do."""
+        """Number of its tasks that no client has named yet; they take slots like others."""
         self.served: deque[ClientId] = deque(maxlen=MAX_SERVED)
-        """Whose tasks it has had, the last one behind: what these have left in its slots may still print."""
+        """The clients whose tasks it has had, the latest last, because code of theirs may still print in its slots."""
         self.assigned_seconds = 0.0
-        """Estimated work, without that of the long tasks."""
+        """Estimated seconds of work, without the long tasks."""
         self.long = 0
-        """Tasks behind which nothing is to wait, see `placement.is_long`."""
+        """Number of tasks behind which no other task should wait, see `placement.is_long`."""
         self.completed = 0
         self.assigned: list[TaskRecord] = []
         self.cancels: list[CancelRequest] = []
@@ -291,7 +295,7 @@ class WorkerSession(Peer):
 
     @property
     def held(self) -> int:
-        """All that it has, or is about to get."""
+        """The number of tasks that it has or is about to get."""
         return len(self.tasks) + self.strays
 
     def fits(self, requirements: Requirements) -> bool:
@@ -300,13 +304,13 @@ class WorkerSession(Peer):
         )
 
     def provides_all(self, requirements: Requirements) -> bool:
-        """Whether it could run such a task if nothing else ran here."""
+        """Return whether it could run such a task if nothing else ran here."""
         return all(
             self.provides.get(name, 0) >= amount or self._can_import(name) for name, amount in requirements
         )
 
     def provides_beside_waiting(self, requirements: Requirements) -> bool:
-        """As `provides_all`, if nothing ran here but the tasks that wait for calls."""
+        """Return whether it could run such a task beside those tasks that wait for calls."""
         kept = self.kept_waiting
         return all(
             self.provides.get(name, 0) - kept.get(name, 0) >= amount or self._can_import(name)
@@ -314,7 +318,7 @@ class WorkerSession(Peer):
         )
 
     def keep_waiting(self, amounts: Requirements, sign: int) -> None:
-        """A task of this worker begins to wait for calls (+1), or does so no more (-1)."""
+        """Note that a task of this worker begins to wait for calls (+1), or ceases to (-1)."""
         for name, amount in amounts:
             self.kept_waiting[name] = self.kept_waiting.get(name, 0) + sign * amount
 
@@ -337,14 +341,14 @@ class WorkerSession(Peer):
         record.worker = self
 
     def release(self, record: TaskRecord) -> None:
-        """Count a task that is not with this worker any more."""
+        """Count a task that is no longer with this worker."""
         del self.tasks[record.id]
         if is_long(record.estimate):
             self.long -= 1
         else:
             self.assigned_seconds -= record.estimate
         if len(self.tasks) == self.long:
-            self.assigned_seconds = 0.0  # whatever rounding has left of it
+            self.assigned_seconds = 0.0  # rounding errors may have left something
         self._adjust(record.amounts, +1)
 
     def _adjust(self, amounts: Requirements, sign: int) -> None:

@@ -1,4 +1,4 @@
-"""Calls that have left a bundle, and parts of chunks, found by what was submitted."""
+"""An index of calls that have left a bundle, and of parts of chunks, by the submitted bundle or chunk."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jobrunner.protocol.wire.ids import TaskId
 
 
 class PieceIndex:
-    """The ids of pieces, by the id of the bundle or chunk that they are of."""
+    """The ids of pieces, by the id of the bundle or chunk to which they belong."""
 
     def __init__(self) -> None:
         self._pieces: dict[TaskId, dict[TaskId, None]] = {}
 
     def add(self, task_id: TaskId) -> None:
-        """It may be the id of a task that is no piece."""
+        """Add a task's id if it is that of a piece."""
         if SEPARATOR in task_id:
             self._pieces.setdefault(whole_of(task_id), {})[task_id] = None
 

@@ -1,12 +1,12 @@
-"""Which queued task goes where; pure.
+"""The choice of a worker for a queued task. Pure.
 
-`ReadyQueue` keeps the order: the highest priority first, within it deeper tasks (those that another task waits for)
-first, within that one client after the other in turn, within a client in the order of submission. Push and pop cost
-O(log of the number of priorities in use), however long the queue.
+`ReadyQueue` keeps the order: the highest priority first; then deeper tasks, for which another task waits; then one
+client after the other in turn, and for each client the order of submission. Push and pop cost O(log of the number of
+priorities in use), however long the queue is.
 
-`has_capacity` says how many tasks a worker may have beyond its slots. A task is bound to a worker as late as possible;
-a worker gets more than it can run only to hide the way there and back, and that is measured in time: tasks that take
-longer than `PREFETCH_SECONDS` are never queued behind another one, nor is anything queued behind them.
+`has_capacity` says how many tasks a worker may have beyond its slots. A task is bound to a worker as late as possible.
+A worker gets more tasks than it can run only to hide the time of transport, so the limit is a time: tasks that take
+longer than `PREFETCH_SECONDS` are never queued behind another one, and no task is queued behind them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jobrunner.protocol.tuning import (
 from jobrunner.protocol.wire.ids import ClientId
 
 Rank: TypeAlias = "tuple[int, int]"
-"""Of a task, by its priority and its depth: the smallest is the most urgent."""
+"""The priority and depth of a task as a sort key, of which the smallest is the most urgent."""
 
 Accept: TypeAlias = "Callable[[TaskRecord], bool]"
 
@@ -36,7 +36,7 @@ Permit: TypeAlias = "Callable[[Rank, Requirements], bool]"
 
 
 class Lane:
-    """The queued tasks of one priority and one kind of resources, taken in turn from their clients."""
+    """The queued tasks of one priority with the same requirements, taken from their clients in turn."""
 
     __slots__ = ("clients", "rank", "requirements", "turns")
 
@@ -58,13 +58,13 @@ class Lane:
             queue.append(record)
 
     def head(self, backpressured: set[ClientId]) -> TaskRecord | None:
-        """The next task of the client whose turn it is, leaving out the ones that are backpressured."""
+        """Return the next task of the client whose turn it is, without backpressured clients."""
         turns = self.turns
         for _ in range(len(turns)):
             client = turns[0]
             queue = self.clients[client]
             while queue and (queue[0].state != QUEUED or queue[0].requirements != self.requirements):
-                queue.popleft()  # cancelled, reattached to a worker, or moved to another line
+                queue.popleft()  # it was cancelled, reattached to a worker, or moved to another line
             if not queue:
                 turns.popleft()
                 del self.clients[client]
@@ -75,7 +75,7 @@ class Lane:
         return None
 
     def sweep(self) -> None:
-        """Leave out what would be passed over."""
+        """Remove entries that would be passed over."""
         for client, queue in list(self.clients.items()):
             left = dict.fromkeys(
                 r for r in queue if r.state == QUEUED and r.requirements == self.requirements
@@ -87,29 +87,30 @@ class Lane:
         self.turns = deque([client for client in self.turns if client in self.clients])
 
     def take(self) -> TaskRecord:
-        """Remove the head; the next client's turn begins."""
+        """Remove and return the head; the next client's turn begins."""
         record = self.clients[self.turns[0]].popleft()
         self.turns.rotate(-1)
         return record
 
 
 class ReadyQueue:
-    """All queued tasks. A record may be in it twice or have left the queued state; such entries are passed over."""
+    """All queued tasks. Entries of records that have left the queued state, and second entries, are passed over."""
 
     def __init__(self) -> None:
         self._lanes: dict[Requirements, dict[Rank, Lane]] = {}
         self._order: dict[Requirements, list[Rank]] = {}
-        """A heap for each kind: the ranks of its lanes, but for those that are asleep."""
+        """By requirements, a heap of the ranks of its lanes, without those that are asleep."""
         self._provided: dict[Requirements, list[Rank]] = {}
-        """Those of the kinds that a worker provides, or may: the others are not looked at for each idle slot."""
+        """The part of `_order` that a worker provides or may provide, because the others need not be checked for each
+        slot."""
         self._fresh: dict[Requirements, None] = {}
-        """Kinds of which `rest` has not heard whether they are provided."""
+        """The requirements that `rest` has not yet compared with the workers."""
         self._asleep: dict[Requirements, set[Rank]] = {}
-        """Lanes with tasks of backpressured clients alone, so that nobody looks at them again and again."""
+        """The lanes whose tasks all belong to backpressured clients, so that they are not checked again and again."""
         self.backpressured: set[ClientId] = set()
-        """Clients that get nothing new for now, because they do not take their outcomes; see `resume`."""
+        """The clients that get nothing new because they do not take their outcomes, see `resume`."""
         self.pushed = 0
-        """Entries since the last `sweep` or `clear`."""
+        """Number of entries since the last `sweep` or `clear`."""
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
         requirements = record.requirements
@@ -130,7 +131,7 @@ class ReadyQueue:
         self.pushed += 1
 
     def resume(self, client: ClientId) -> None:
-        """It gets tasks again, or has gone."""
+        """Continue with the tasks of a client that was backpressured or has gone."""
         if client not in self.backpressured:
             return
         self.backpressured.discard(client)
@@ -140,28 +141,28 @@ class ReadyQueue:
         self._asleep.clear()
 
     def rest(self, is_provided: Callable[[Requirements], bool]) -> None:
-        """Look no more at new kinds that no worker provides, until `wake`."""
+        """Pass over new requirements that no worker provides, until `wake`."""
         for requirements in self._fresh:
             if not is_provided(requirements):
                 del self._provided[requirements]
         self._fresh.clear()
 
     def wake(self, is_provided: Callable[[Requirements], bool]) -> None:
-        """A worker has come, or provides more than before."""
+        """Check again which requirements are provided, because a worker has come or provides more than before."""
         for requirements in [kind for kind in self._lanes if kind not in self._provided]:
             if is_provided(requirements):
                 self._provided[requirements] = self._order[requirements]
 
     def rests(self, requirements: Requirements) -> bool:
-        """Whether there are tasks of that kind, and nobody provides what they need."""
+        """Return whether there are tasks with these requirements that no worker provides."""
         return requirements in self._lanes and requirements not in self._provided
 
     def has(self, requirements: Requirements) -> bool:
-        """Whether there is a task of that kind that may go."""
+        """Return whether there is a task with these requirements that may start."""
         return requirements in self._lanes and self._first_lane(requirements) is not None
 
     def clear(self) -> None:
-        """No record is queued any more: drop the entries of those that have left in other ways."""
+        """Drop all entries, because no record is queued any more."""
         self._lanes.clear()
         self._order.clear()
         self._provided.clear()
@@ -170,7 +171,7 @@ class ReadyQueue:
         self.pushed = 0
 
     def sweep(self) -> None:
-        """Drop the entries of records that have left in other ways, wherever they are."""
+        """Drop the entries of records that have left the queue in other ways, wherever they are."""
         self.pushed = 0
         for requirements, lanes in list(self._lanes.items()):
             asleep = self._asleep.get(requirements, set())
@@ -179,30 +180,30 @@ class ReadyQueue:
                 if not lane.turns:
                     del lanes[rank]
                     asleep.discard(rank)
-            order = self._order[requirements]  # in place, for it may be that of `_provided`, too
+            order = self._order[requirements]  # in place, because it may be a list of `_provided`, too
             order[:] = [rank for rank in order if rank in lanes]
             heapq.heapify(order)
             if not lanes:
                 self._drop(requirements)
 
     def _drop(self, requirements: Requirements) -> None:
-        """There is no task of that kind."""
+        """Remove requirements that no task has."""
         del self._lanes[requirements], self._order[requirements]
         self._provided.pop(requirements, None)
         self._fresh.pop(requirements, None)
 
     @property
     def kinds(self) -> int:
-        """Different requirements of the tasks in it, at the most."""
+        """Maximum number of different requirements among the queued tasks."""
         return len(self._lanes)
 
     @property
     def requirements(self) -> Iterable[Requirements]:
-        """Those of the tasks in it, and maybe of some that have left it."""
+        """The requirements of the queued tasks, and perhaps of some that have left the queue."""
         return self._lanes.keys()
 
     def waiting_since(self, before: float) -> list[tuple[Rank, Requirements]]:
-        """The kinds that a worker provides and whose first task was queued before that time.
+        """Return the provided requirements whose first task was queued before that time.
 
         The most urgent come first, then the oldest.
         """
@@ -222,10 +223,10 @@ class ReadyQueue:
     def pop(
         self, fits: Callable[[Requirements], bool], accept: Accept | None = None, permit: Permit | None = None
     ) -> TaskRecord | None:
-        """The first task whose resources fit; None when there is none, or when `accept` does not accept it.
+        """Return the first task whose requirements fit, or None if there is none or `accept` rejects it.
 
-        What is not accepted is not overtaken: it would wait for ever where short tasks keep all slots busy. What has
-        no permit is passed over.
+        A rejected task is not overtaken, because it would wait for ever if short tasks kept all slots busy. A task
+        without a permit is passed over.
         """
         fitting = [
             requirements for requirements, order in self._provided.items() if order and fits(requirements)
@@ -244,11 +245,11 @@ class ReadyQueue:
         return None
 
     def _urgency(self, requirements: Requirements) -> tuple[Rank, int]:
-        """Of equal rank, what requirements more resources goes first: fewer workers fit, and so many only at a time."""
+        """Return the sort key of requirements; of equal rank, those for more come first, because fewer workers fit."""
         return self._order[requirements][0], -len(requirements)
 
     def _first_lane(self, requirements: Requirements) -> Lane | None:
-        """The lane of the highest priority that has a task to give; its head is that task."""
+        """Return the lane of the highest priority that has a task to give, which is its head."""
         order, lanes = self._order[requirements], self._lanes[requirements]
         while order:
             lane = lanes[order[0]]
@@ -265,10 +266,10 @@ class ReadyQueue:
 
 
 def has_capacity(slots: int, held: int, held_seconds: float, estimate: float) -> bool:
-    """Whether a worker that holds `held` tasks (`held_seconds` of estimated work) may get one more like this.
+    """Return whether a worker with `held` tasks (`held_seconds` of estimated work) may get one more like this.
 
-    `estimate` is the next task's expected duration in seconds, UNKNOWN if nobody knows. Long tasks (`is_long`) have a
-    slot to themselves: neither they nor these slots are counted here.
+    `estimate` is the next task's expected duration in seconds, or UNKNOWN. Long tasks (`is_long`) have a slot to
+    themselves, so neither they nor these slots are counted here.
     """
     if held < slots:
         return True
@@ -280,5 +281,5 @@ def has_capacity(slots: int, held: int, held_seconds: float, estimate: float) ->
 
 
 def is_long(estimate: float) -> bool:
-    """Whether nothing is to wait behind a task of `estimate` seconds; UNKNOWN: it may be."""
+    """Return whether no task should wait behind one of `estimate` seconds; UNKNOWN counts as long."""
     return estimate == UNKNOWN or estimate > PREFETCH_SECONDS

@@ -1,4 +1,4 @@
-"""Functions that are sent by value need the version of Python that made them."""
+"""The Python versions that functions by value require, because they run only on the version that created them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
 
 MAX_VERSIONS_NAMED = 10
-"""Maximum number of versions of Python in the error of each call that finds none of them its own."""
+"""Maximum number of Python versions in the error of a call for which there is no worker."""
 
 
 class PythonVersions:
-    """Whether some worker has the version of Python that a function needs."""
+    """The check whether some worker has the Python version that a function requires."""
 
     def __init__(self, roster: Roster, functions: FunctionTable) -> None:
         self._roster = roster
@@ -23,7 +23,7 @@ class PythonVersions:
     def refusal(
         self, task_id: TaskId, function: FunctionEntry, initializer: FunctionEntry | None
     ) -> m.Outcome | None:
-        """How a call of these ends that no worker who is here can run; None if one can, or if none is here."""
+        """Return the outcome of a call that no present worker can run, and None if one can or if there is no worker."""
         if self._roster.workers:
             for entry in (function, initializer):
                 if entry is not None and not self._is_provided(entry):
@@ -31,11 +31,11 @@ class PythonVersions:
         return None
 
     def unprovided(self) -> set[FunctionEntry]:
-        """Functions that none of the workers who are here can run."""
+        """Return the functions that none of the present workers can run."""
         return {entry for entry in self._functions.entries() if not self._is_provided(entry)}
 
     def _is_provided(self, function: FunctionEntry) -> bool:
-        """Whether any worker has the version of Python that a function needs, if it needs one."""
+        """Return whether any worker has the Python version that a function requires, if it requires one."""
         python = function.definition.python
         return not python or python in self._roster.pythons
 

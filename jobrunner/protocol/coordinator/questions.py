@@ -22,7 +22,7 @@ MAX_WAITING = 1000
 
 
 class Questions:
-    """See the module."""
+    """The questions of each key that wait for their turn."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[tuple[ClientSession, Link, Query]]] = {}

@@ -1,11 +1,12 @@
-"""What peers sent that could not be taken: counted, told to the log without flooding it, tolerated for a while.
+"""The counts of unacceptable messages by peer: they are logged without flooding the log, and tolerated for a while.
 
-A peer's first such message is logged at once; what follows within a minute is only counted, and told together when the
-minute is over. All connections of a key are one peer; without keys each is one, yet only so many are remembered at a
-time: a flood of fresh connections is one peer, "others". From `TOLERATED` messages within the minute on a peer is
-intolerable, and whichever of its connections sends another one is to be closed.
+A peer's first such message is logged at once; further ones within a minute are only counted, and logged together when
+the minute is over. All connections of a key are one peer. Without keys each connection is one, but only a limited
+number is remembered at a time, so a flood of new connections is one peer, "others". From `TOLERATED` messages within
+the minute on a peer is intolerable, and any of its connections that sends another one is closed.
 
-What they do rightly does not flood the log either: so many lines a minute are written about the peers of one key.
+Correct behaviour does not flood the log either, because the number of lines per minute about the peers of one key is
+limited.
 """
 
 from __future__ import annotations
@@ -13,27 +14,28 @@ from __future__ import annotations
 from jobrunner.protocol.effects import Source
 
 QUIET = 60.0
-"""Seconds between two lines about one peer."""
+"""Time in seconds between two lines about one peer."""
 
 REMEMBERED = 64
-"""Peers told apart within that time."""
+"""Maximum number of peers that are distinguished within that time."""
 
 TOLERATED = 100
-"""Messages of one peer within that time; a peer of another version, which greets again and again, sends fewer."""
+"""Maximum number of messages of one peer within that time; a peer of another version that greets again and again sends
+fewer."""
 
 MAX_REASON_LENGTH = 200
-"""Characters of a reason that are logged; some of it is the peer's own words."""
+"""Maximum number of characters of a logged reason, part of which the peer may have written."""
 
 MAX_LINES = 1000
-"""Lines within that time about what peers of one key do, rightly: thousands of workers may join at once, and somebody
-may come and leave without end."""
+"""Maximum number of lines within that time about correct behaviour of peers of one key, because thousands of workers
+may join at once, and somebody may come and leave without end."""
 
 OTHERS = b""
-"""Stands for all peers beyond REMEMBERED; no connection has this name."""
+"""The name of all peers beyond REMEMBERED; no connection has this name."""
 
 
 class Offender:
-    """A peer within the minute after its last line in the log."""
+    """A peer in the minute after its last line in the log."""
 
     __slots__ = ("count", "reason", "until", "who")
 
@@ -41,25 +43,28 @@ class Offender:
         self.who = who
         self.until = until
         self.count = 0
-        """Messages since the last line."""
+        """Number of messages since the last line."""
         self.reason = ""
-        """Of the last of these."""
+        """The reason of the last message."""
 
 
 class Rejections:
-    """See the module. `who` names a peer for people."""
+    """The rejected messages of all peers. `who` names a peer for people."""
 
     def __init__(self) -> None:
         self.count = 0
-        """Of all messages that were ever rejected."""
+        """Number of all messages that were ever rejected."""
         self._offenders: dict[Source, Offender] = {}
-        """In the order of `until`, since every line puts its peer at the end."""
+        """The peers in the order of `until`, because every line puts its peer at the end."""
 
     def __len__(self) -> int:
         return len(self._offenders)
 
     def note(self, source: Source, who: str, reason: str, now: float, *, known: bool = False) -> list[str]:
-        """Count a rejected message; the lines to log now. Who is `known`, by a key, is never one of a crowd."""
+        """Count a rejected message, and return the lines to log now.
+
+        A peer that is `known` by a key never belongs to the "others".
+        """
         lines = self.due(now)
         self.count += 1
         offender = self._offenders.get(source)
@@ -75,12 +80,12 @@ class Rejections:
         return lines
 
     def intolerable(self, source: Source) -> bool:
-        """Whether it went on for too long; of a crowd, whoever comes after the first ones."""
+        """Return whether the peer has continued for too long; of the "others", all after the first ones have."""
         offender = self._offenders.get(source) or self._offenders.get(OTHERS)
         return offender is not None and offender.count >= TOLERATED
 
     def due(self, now: float) -> list[str]:
-        """The lines about peers whose minute is over."""
+        """Return the lines about peers whose minute is over."""
         lines = []
         while self._offenders:
             source = next(iter(self._offenders))
@@ -100,18 +105,18 @@ class Rejections:
         return lines
 
     def next_deadline(self) -> float | None:
-        """When `due` has something to do."""
+        """Return the time at which `due` has something to do."""
         return next((offender.until for offender in self._offenders.values()), None)
 
 
 class Visitors:
-    """How many lines the log gets about those who come and go, by key. A minute begins with its first line."""
+    """The number of log lines about the arrivals and departures of each key. A minute begins with its first line."""
 
     def __init__(self) -> None:
         self._minutes: dict[str, tuple[float, int]] = {}
 
     def line(self, key: str, name: str, text: str, now: float) -> str:
-        """What the log gets instead of `text`; empty: nothing any more."""
+        """Return the text to log instead of `text`, or an empty string if the limit is exceeded."""
         until, lines = self._minutes.get(key, (0.0, 0))
         if now >= until:
             until, lines = now + QUIET, 0
@@ -129,5 +134,5 @@ def shortened(reason: str) -> str:
 
 
 def printable(line: str) -> str:
-    """Without control characters, for some of it is the peer's own words, and might pass for a line of its own."""
+    """Return the line without control characters, because a peer's text might pass for a line of its own."""
     return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)

@@ -1,4 +1,4 @@
-"""What the coordinator tells about itself: the answers to queries, as msgpack types; and the commands of operators."""
+"""The coordinator's reports about itself: answers to queries, in msgpack types; and the commands of operators."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jobrunner.protocol.coordinator.task import (
 from jobrunner.protocol.wire.batches import of_value
 from jobrunner.protocol.wire.ids import TaskId, call_id, short_id
 from jobrunner.protocol.wire.kinds import Bundle
-from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, Query, Reply
+from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, Query, Reply, error_of
 from jobrunner.protocol.wire.principals import Principal
 
 if TYPE_CHECKING:
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 
 MAX_ROWS = 50_000
-"""Tasks in one reply, which must fit into a message."""
+"""Maximum number of tasks in one reply, which must fit into a message."""
 
 MAX_BYTES = 32 * 1024 * 1024
-"""Of all tasks in a reply, about, at which it ends: of some there is much to tell."""
+"""Approximate size in bytes of all tasks at which a reply ends, because some tasks have long descriptions."""
 
 MAX_PEER_BYTES = MAX_BYTES // 2
-"""As MAX_BYTES, of the workers in a reply, and of the clients: both are in one."""
+"""Approximate maximum size in bytes of the workers in a reply, and of the clients, because one reply has both."""
 
 MAX_RESOURCES_TOLD = 64
-"""Of one worker."""
+"""Maximum number of resources of one worker in a reply."""
 
 MAX_WORKERS_NAMED = 20
-"""Where another name was meant."""
+"""Maximum number of workers that an error suggests instead of an unknown name."""
 
 Row: TypeAlias = "dict[str, Any]"
 
@@ -67,7 +67,7 @@ def fitting(rows: Iterable[Row], most: int) -> list[Row]:
 
 
 def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> Reply:
-    """The reply to a query of `who`; unknown names and kinds, and what it may not do, give its `error`."""
+    """Return the reply to a query of `who`. Unknown names or kinds and missing rights give its `error`."""
     describe = ANSWERS.get(query.kind)
     if describe is None:
         return Reply(query.number, None, f"the coordinator knows no query {query.kind!r}")
@@ -125,13 +125,13 @@ def workers(core: CoordinatorCore, who: Principal, argument: str, now: float) ->
 
 
 def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[Row]:
-    """`argument` is "STATE LIMIT"; an empty state means all."""
+    """Return descriptions of tasks; `argument` is "STATE LIMIT", and an empty state means all."""
     state, _, limit = argument.rpartition(" ")
     if state and state not in STATE_NAMES:
         raise ValueError(f"there is no state {state!r}; the states are {', '.join(STATE_NAMES)}")
     rows = int(limit or 100)
     if not 0 <= rows <= MAX_ROWS:
-        raise ValueError(f"at most {MAX_ROWS} tasks can be told at a time, not {rows}")
+        raise ValueError(f"at most {MAX_ROWS} tasks can be listed at a time, not {rows}")
     found = (
         record
         for source in (core.scheduler.tasks.values(), reversed(core.scheduler.tasks.recent))
@@ -152,7 +152,7 @@ def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Ro
 
 
 def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
-    """`argument` is an id, and "queued" after it to leave a task alone that runs."""
+    """Cancel a task; `argument` is its id, followed by "queued" if a running task must not be cancelled."""
     task_id, _, only = argument.partition(" ")
     running = only != "queued"
     record = find_task(core, who, task_id)
@@ -172,7 +172,10 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
 
 def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     if not who.operates:
-        raise UnknownName(f"the key {who.name!r} is a {who.role}'s; only an operator may drain workers")
+        raise UnknownName(
+            f"the key {who.name!r} is a {who.role}'s; only an operator may drain workers, which is the coordinator's"
+            " user on its host"
+        )
     worker = core.scheduler.roster.worker_named(argument)
     if worker is None:
         names = (
@@ -206,18 +209,18 @@ ANSWERS = {
 DONE = tuple(state.label for state in TERMINAL)
 
 OF_TASKS = ("tasks", "task", "cancel")
-"""Those of ANSWERS for which tasks are looked for."""
+"""The names in ANSWERS for which tasks are looked up."""
 
 COMMANDS = ("cancel", "drain", "forget")
-"""Those of ANSWERS that change something."""
+"""The names in ANSWERS that change something."""
 
 
 class UnknownName(LookupError):
-    """A name that the coordinator does not know; the text is for the one who asked."""
+    """The error for a name that the coordinator does not know; its text is meant for the user."""
 
 
 def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecord:
-    """By its whole id, which is a right to it; or by the part that is no secret, for who sees it anyway."""
+    """Return the task with this whole id, or with this public part of it if `who` may see the task."""
     record = core.scheduler.tasks.get(TaskId(argument))
     if record is not None:
         return record
@@ -235,7 +238,7 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
 
 
 def call_in(record: TaskRecord, argument: str) -> int | None:
-    """Where the call of that id is in this bundle; None if it is not in it."""
+    """Return the index of the call with that id in this bundle, or None if it is not there."""
     if not isinstance(record.body.kind, Bundle):
         return None
     index = index_of_call(record.id, TaskId(argument))
@@ -247,7 +250,7 @@ def owns(who: Principal, record: TaskRecord) -> bool:
 
 
 def is_of(client: ClientSession, who: Principal) -> bool:
-    """Whether it connects under that key, or acts for it inside of a task. Nothing is an observer's."""
+    """Return whether the client connects under that key, or acts for it inside of a task; never for an observer."""
     return who.submits and who.key in (client.who.key, client.account.owner)
 
 
@@ -289,7 +292,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> Row:
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
-        error = (outcome.detail or {}).get("error", outcome.status.label)[:MAX_HISTORY_LINE_LENGTH]
+        error = error_of(outcome)[:MAX_HISTORY_LINE_LENGTH]
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,
@@ -309,7 +312,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> Row:
 
 
 def calls_may_go_on(bundle: TaskRecord) -> bool:
-    """Whether it has ended, and some of its calls may go on."""
+    """Return whether the bundle has ended and some of its calls may continue."""
     return bundle.outcome is not None and bundle.outcome.status in (SPLIT, CRASHED, LOST)
 
 
@@ -317,13 +320,16 @@ MAX_HOLDERS_NAMED = 5
 
 
 def some_of(names: Iterable[str], most: int) -> str:
-    """The first of these names, for people."""
+    """Return the first of these names as text for people."""
     found = list(islice(names, most + 1))
     return ", ".join([*found[:most], "..."] if len(found) > most else found)
 
 
 def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
-    """Which tasks have what a queued one needs; its caller may be among them, and then neither ever ends."""
+    """Return the text which tasks have the resources of a queued one.
+
+    The task's caller may be among them, and then neither ever ends.
+    """
     wanted = {name for name, _ in record.amounts}
     able = [
         worker
@@ -342,18 +348,21 @@ def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) ->
     told = f"no worker has {shown(record.amounts)} free; it is taken by {named}"
     if record.body.depth:
         told += (
-            "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
+            "; it was submitted by a call, and neither ever ends if that call is among them and waits for it"
         )
     return told
 
 
 def seen(who: Principal, record: TaskRecord) -> bool:
-    """Whether that task is shown to them."""
+    """Return whether `who` may see that task."""
     return who.sees_all or owns(who, record)
 
 
 def describe_call(bundle: TaskRecord, index: int) -> Row:
-    """Where one call of a bundle differs from all of it. If that was split, the call waits for its client."""
+    """Return the facts in which one call differs from its bundle.
+
+    A call of a split bundle waits for its client.
+    """
     described: dict[str, Any] = {
         "id": call_id(bundle.id, index),
         "elements": 1,
@@ -369,7 +378,7 @@ def describe_call(bundle: TaskRecord, index: int) -> Row:
 
 
 def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
-    """In words: what the task is waiting for."""
+    """Return the text of what the task is waiting for."""
     scheduler = core.scheduler
     if record.state == WAITING and record.unresolved_count:
         missing = [
@@ -380,7 +389,10 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
         return f"needs the results of {record.unresolved_count} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
         if record.wait_reason is WaitReason.JOURNAL:
-            return "is to run at most once, and that it begins cannot be written to the journal"
+            return (
+                "may run only once, and its beginning cannot be written to the journal;"
+                " check whether the disk is full"
+            )
         if record.wait_reason in (WaitReason.REATTACHMENT, WaitReason.MAY_HAVE_RUN):
             return "may be with a worker that has not come back since the coordinator was started again"
         return "waits before its next attempt"
@@ -395,7 +407,7 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     if not any(worker.provides_all(required) for worker in scheduler.roster.workers.values()):
         return f"no worker provides {shown(required)}"
     if record.client.id in scheduler.dispatcher.queue.backpressured:
-        return "its client does not take the outcomes that it already has"
+        return "its client does not receive the outcomes that are ready for it"
     if not any(worker.fits(required) for worker in scheduler.roster.workers.values()):
         return held_by_others(core, record, who)
     return f"all slots are taken; {scheduler.tasks.counts[QUEUED]} tasks are queued"

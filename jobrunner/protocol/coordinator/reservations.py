@@ -1,14 +1,14 @@
-"""Which workers keep resources free for tasks that have waited for long; pure decisions.
+"""The reservation of workers' resources for tasks that have waited for long. Pure.
 
-A worker takes the most urgent task that fits into what it has free. Where it provides two GPUs, and tasks for one of
-them come without end, there are never two free at a time: a task that asks for both would wait for ever, however urgent
-it is. So once the first task of a kind (of the same requirements) has been queued for `RESERVE_AFTER`, one worker that
-could run it is reserved: no other task that is less urgent, or as urgent, takes what the reserved kind needs there.
-Tasks that need other things go on, and slots need no reservation: one that becomes free takes the most urgent that
-fits.
+A worker takes the most urgent task that fits into its free resources. If it provides two GPUs, and tasks for one of
+them come without end, two are never free at a time: a task that requires both would wait for ever, however urgent it
+is. So once the first task of a kind (with the same requirements) has been queued for `RESERVE_AFTER`, one worker that
+could run it is reserved: no other task that is equally or less urgent takes what the reserved kind requires there.
+Tasks with other requirements continue to run. Slots need no reservation, because a free one takes the most urgent task
+that fits.
 
-Nothing is kept where it is of no use: on a worker on which tasks that wait for calls of their own hold too much. There
-these calls go first, however urgent they are, for nothing becomes free before they have ended.
+No reservation is made where it would be useless: on a worker where tasks that wait for calls of their own hold too
+much. There these calls go first, however urgent they are, because nothing becomes free before they have ended.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from jobrunner.protocol.coordinator.placement import Rank, ReadyQueue
 from jobrunner.protocol.coordinator.resources import Requirements
 
 RESERVE_AFTER = 1.0
-"""Seconds in the queue; for so long the tasks that fit are let pass."""
+"""Time in seconds in the queue after which a worker is reserved; until then, other tasks that fit may pass."""
 
 FREE_LOOKS = 1000
-"""Looks at kinds, and at workers for them, that each turn may take."""
+"""Maximum number of checks, of kinds and of workers for them, in each turn."""
 
 PAUSE_PER_LOOK = 5e-6
-"""Seconds that pass for each look before it is decided anew, if they were more: ten times what it took."""
+"""Pause in seconds for each check beyond these before the next decision: ten times the time of a check."""
 
 MAX_RESERVED = 16
-"""Kinds of tasks that have a worker reserved at a time, one each."""
+"""Maximum number of kinds of tasks that have a worker reserved at a time, one each."""
 
 
 class Kind(NamedTuple):
-    """Tasks that a worker is reserved for."""
+    """A kind of task for which a worker is reserved."""
 
     rank: Rank
     requirements: Requirements
     kept: dict[str, int]
-    """Those of its requirements that tasks take from each other."""
+    """The part of its requirements that tasks take from each other."""
 
 
 class Reservations:
@@ -52,7 +52,7 @@ class Reservations:
         self._workers: dict[Requirements, WorkerSession] = {}
         self._kinds: dict[WorkerSession, Kind] = {}
         self._again_at = 0.0
-        """Not before it is decided anew: it took long."""
+        """The earliest time of the next decision, because the last one took long."""
 
     def __bool__(self) -> bool:
         return bool(self._kinds)
@@ -89,13 +89,13 @@ class Reservations:
         self._again_at = now if looks <= FREE_LOOKS else now + looks * PAUSE_PER_LOOK
 
     def _drop_idle(self, queue: ReadyQueue) -> None:
-        """Keep nothing for kinds of which no task is left."""
+        """Drop the reservations of kinds of which no task is left."""
         for requirements, worker in list(self._workers.items()):
             if not queue.has(requirements):
                 del self._workers[requirements], self._kinds[worker]
 
     def permit(self, worker: WorkerSession, rank: Rank, requirements: Requirements) -> bool:
-        """Whether a task of that urgency may take this there."""
+        """Return whether a task of that rank may take these resources from the worker."""
         reserved = self._kinds.get(worker)
         if reserved is None or rank < reserved.rank or requirements == reserved.requirements:
             return True
@@ -104,6 +104,6 @@ class Reservations:
 
 
 def share_free(worker: WorkerSession, requirements: Requirements) -> float:
-    """How much of what a task needs the worker has free, of the scarcest thing."""
+    """Return the free share of the scarcest resource that a task requires of the worker."""
     shares = [worker.free[name] / amount for name, amount in requirements if name in worker.hello.resources]
     return min(shares, default=1.0)

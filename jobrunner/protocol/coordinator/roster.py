@@ -1,4 +1,4 @@
-"""The clients and workers that are in the cluster, the size of the cluster, and who is to be looked at this turn."""
+"""The clients and workers in the cluster, the size of the cluster, and the peers to look at in this turn."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Roster:
         self.clients: dict[ClientId, ClientSession] = {}
         self.workers: dict[WorkerId, WorkerSession] = {}
         self.worker_names: set[str] = set()
-        """Maintained incrementally, as `slots` is, because thousands of workers may join at once."""
+        """The names of all workers; maintained incrementally, because thousands of workers may join at once."""
         self.pythons: Counter[str] = Counter()
-        """How many workers have each version of Python: every call of a function by value needs to know."""
+        """Number of workers with each Python version, because every call of a function by value needs it."""
         self.slots = 0
-        """Total over all workers."""
+        """The number of slots of all workers; maintained incrementally, too."""
         self.workers_with_room: dict[WorkerSession, None] = {}
-        """Workers that may have room for another task."""
+        """The workers that may have room for another task."""
         self.pending_flush: dict[Peer, None] = {}
-        """Peers with something in their outbox."""
+        """The peers with something in their outbox."""
         self._resized = False
         self._clients_of: Counter[str] = Counter()
         self._workers_of: Counter[str] = Counter()
-        """How many of them came with each key; a greeting must not look at all of them."""
+        """Number of workers that connect with each key, because a greeting must not examine all of them."""
 
     # --- clients ---
 
@@ -37,7 +37,7 @@ class Roster:
         self._clients_of[client.came_with] += 1
 
     def remove_client(self, client: ClientSession) -> bool:
-        """Whether a client of that id was there."""
+        """Remove a client; return whether there was one with this id."""
         gone = self.clients.pop(client.id, None)
         if gone is None:
             return False
@@ -45,11 +45,11 @@ class Roster:
         return True
 
     def clients_of(self, key: str) -> int:
-        """How many clients are here that connect with that key, whoever they act for."""
+        """Return the number of present clients that connect with that key, for whomever they act."""
         return self._clients_of[key]
 
     def has_client(self, client: ClientSession) -> bool:
-        """Whether this very session is there, and not another one of the same client."""
+        """Return whether this very session is present, and not another one of the same client."""
         return self.clients.get(client.id) is client
 
     # --- workers ---
@@ -74,16 +74,17 @@ class Roster:
         self._resized = True
 
     def workers_of(self, key: str) -> int:
-        """How many workers are here that connect with that key."""
+        """Return the number of present workers that connect with that key."""
         return self._workers_of[key]
 
     def has_worker(self, worker: WorkerSession) -> bool:
-        """Whether this very session is there, and not another one of the same worker."""
+        """Return whether this very session is present, and not another one of the same worker."""
         return self.workers.get(worker.id) is worker
 
     def worker_named(self, name: str) -> WorkerSession | None:
-        """The worker with that id or, if there is none, with that name."""
-        known = self.workers.get(WorkerId(name))  # first, for anybody may call itself like somebody's id
+        """Return the worker with that id or, if there is none, with that name."""
+        # the id comes first, because anybody may use somebody's id as a name
+        known = self.workers.get(WorkerId(name))
         if known is not None:
             return known
         return next((worker for worker in self.workers.values() if name == worker.name), None)
@@ -94,7 +95,7 @@ class Roster:
         self._resized = True
 
     def take_resized(self) -> bool:
-        """Whether the number of slots in the cluster may have changed since this was last asked."""
+        """Return whether the number of slots in the cluster may have changed since the last call."""
         resized, self._resized = self._resized, False
         return resized
 
@@ -107,20 +108,20 @@ class Roster:
         self.workers_with_room.pop(worker, None)
 
     def flush_later(self, peer: Peer) -> None:
-        """Something was put into the peer's outbox."""
+        """Note that something was put into the peer's outbox."""
         self.pending_flush[peer] = None
 
     def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
-        """Have the worker stop an attempt that nobody waits for."""
+        """Make the worker stop an attempt for which nobody waits."""
         self.cancel_at(worker, task_id, running=True)
 
     def cancel_at(self, worker: WorkerSession, task_id: TaskId, *, running: bool) -> None:
-        """Have the worker cancel a task; `running`: even if it runs."""
+        """Make the worker cancel a task; `running` includes a running task."""
         worker.cancels.append(CancelRequest(task_id, running))
         self.flush_later(worker)
 
     def take_pending(self) -> Peer | None:
-        """A peer that is still here and has something in its outbox; each is returned once."""
+        """Return a present peer that has something in its outbox, or None; each is returned once."""
         while self.pending_flush:
             peer = self.pending_flush.popitem()[0]
             if isinstance(peer, WorkerSession):
@@ -138,7 +139,7 @@ class Roster:
 
 
 def subtract(counts: Counter[str], key: str, count: int = 1) -> None:
-    """So much less, and nothing is left of a key that has none."""
+    """Subtract `count` from the count of a key, and remove the key if nothing is left."""
     counts[key] -= count
     if not counts[key]:
         del counts[key]

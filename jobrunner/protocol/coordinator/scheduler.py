@@ -1,8 +1,8 @@
 """The coordinator's decisions about tasks: accept, place, retry, cancel, finish.
 
-It knows tasks, clients and workers, and leaves what is to be sent in their outboxes; sessions and messages are the
-business of `coordinator_core`. The order of a turn: everything received changes the records, then `place` binds what
-can be bound, then the core sends each outbox as one message.
+The scheduler knows tasks, clients and workers, and leaves messages for them in their outboxes; it does not know about
+sessions. In a turn, received messages change the records, then `place` binds tasks to workers, then the core sends each
+outbox as one message.
 """
 
 from __future__ import annotations
@@ -41,12 +41,11 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, client_of
 
 MAX_PIECES_ASKED = 1000
-"""Maximum number of pieces of one chunk or bundle among which a task is looked for that makes calls; those that run are
-few."""
+"""Maximum number of pieces of one chunk or bundle among which the task is sought that makes calls; few of them run."""
 
 
 class Scheduler:
-    """All unfinished tasks and where they are."""
+    """All unfinished tasks, and the parts that move them."""
 
     def __init__(
         self,
@@ -135,7 +134,7 @@ class Scheduler:
             attempts=self.attempts,
         )
         self._newly_stuck: WorkerSession | None = None
-        """The last worker that has said so in this turn."""
+        """The last worker that has reported in this turn that it is stuck."""
         self.missing_modules.hand_back_to(self.attempts)
         self.division.hand_on_to(self.attempts, self.submission)
 
@@ -160,35 +159,36 @@ class Scheduler:
         else:
             assert record.worker is not None
             if record.cancel_asked and (record.state == CANCELLING or not running):
-                return  # the worker has been told; if it forgets, it will be told again when it comes back
+                return  # the worker has been told, and is told again if it comes back without having done it
             record.cancel_asked = True
             if running and record.state != CANCELLING:
                 self.tasks.move(record, CANCELLING, now)
             self.roster.cancel_at(record.worker, task_id, running=running)
 
     def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
-        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can split a bundle."""
+        """Ask the client of a bundle to cancel one of its calls, because only the client can split a bundle."""
         wanted = bundle.client.cancels
         call = call_id(bundle.id, index)
         wanted[call] = running or wanted.get(call, False)
         self.roster.flush_later(bundle.client)
 
     def client_gone(self, client: ClientSession, now: float) -> None:
-        """The client will not come back: cancel all that it has here, but for what it has detached."""
+        """Cancel all tasks of a client that will not come back, except detached ones."""
         for record in [record for record in client.tasks.values() if not record.body.options.detach]:
+            record.record_event("its client has gone, and it was not detached")
             self.cancel(record.id, True, now)
         for key in client.take_function_refs():
             self.functions.drop_ref(key)
         self.endings.forget_untaken_outcomes(client)
         client.outcomes.clear()
-        client.renew_link(Link("", now, 0.0))  # with all that it has not taken
+        client.renew_link(Link("", now, 0.0))  # together with the messages that it has not received
         self.dependencies.watches_no_more(client)
         self.dispatcher.queue.resume(client.id)
         if self.roster.remove_client(client):
             self.accounts.close(client.account)
 
     def resubmission_complete(self, client_id: ClientId) -> None:
-        """The client has named all that it waits for; what is held for it beyond that, nobody wants."""
+        """Drop orphaned tasks of a client that has named all tasks that it waits for, because nobody wants them."""
         client = self.roster.clients.get(client_id)
         if client is not None:
             client.resubmission_complete = True
@@ -208,7 +208,7 @@ class Scheduler:
                 self.orphans.drop(task_id)
 
     def wait_longer(self, seconds: float, now: float) -> None:
-        """For those that come back, because this process did not run for so long."""
+        """Give peers more time to come back, because this process did not run for a while."""
         self.orphans.wait_longer(seconds)
         for interest in self.results.unknown_tasks.values():
             interest.since += seconds
@@ -238,7 +238,7 @@ class Scheduler:
         return None if held_there or now < self.orphans.reattach_deadline else ""
 
     def client_with_task_at(self, worker: WorkerSession, task_id: TaskId) -> ClientSession | None:
-        """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
+        """Return the client of a task that this worker has, or of an earlier task there, if the client is present."""
         client = self.roster.clients.get(client_of(task_id))
         record = self.tasks.get(task_id)
         if record is not None:
@@ -258,14 +258,14 @@ class Scheduler:
         self.roster.may_have_room(worker)
 
     def stuck(self, worker: WorkerSession, why: str) -> None:
-        """All tasks there wait for tasks of their own that have no slot."""
+        """Note that all tasks of a worker wait for tasks of their own that have no slot."""
         worker.stuck = why or "unknown"
         self._newly_stuck = worker
 
     def _refuse_deepest(self, now: float) -> None:
-        """If all workers are stuck, refuse the deepest calls, of which all are looked at: once in a turn.
+        """Refuse the deepest calls if all workers are stuck; this examines all calls, so it is done once in a turn.
 
-        Otherwise nothing would ever go on; the tasks that wait for these do, as soon as they hear of it.
+        Otherwise nothing would ever continue; the tasks that wait for the refused ones do, as soon as they hear of it.
         """
         worker, self._newly_stuck = self._newly_stuck, None
         if worker is None or not worker.stuck:
@@ -290,7 +290,7 @@ class Scheduler:
     # --- each turn ---
 
     def due(self, now: float) -> None:
-        """Queue the tasks that wait for a time which has come, and end those that cannot go on."""
+        """Queue the tasks whose delay is over, and end those that cannot continue."""
         self._refuse_deepest(now)
         self.missing_modules.due(now)
         while (record := self.dispatcher.next_due(now)) is not None:
@@ -313,7 +313,7 @@ class Scheduler:
     # --- the steps that all of these share ---
 
     def check_invariants(self) -> None:
-        """What must hold after every step; for the simulation."""
+        """Assert the conditions that hold after every step; for the simulation."""
         self.tasks.check_invariants()
         for record in self.tasks.values():
             task_id = record.id
@@ -353,7 +353,7 @@ class Scheduler:
         assert sum(len(client.tasks) for client in clients) == len(self.tasks)
 
     def _check_values(self) -> None:
-        """Each result that calls wait with is charged to their owners, as long as they do."""
+        """Assert that each result with which calls wait is charged to their owners as long as they wait."""
         users: dict[Account, dict[int, int]] = {account: {} for account in self.accounts}
         for record in self.tasks.values():
             charged = users.setdefault(record.client.account, {})

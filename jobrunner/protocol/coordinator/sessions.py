@@ -1,7 +1,7 @@
-"""Sessions of clients and workers with the coordinator: greeting, coming back, silence, loss.
+"""Sessions of clients and workers with the coordinator: greeting, coming back, silence and loss.
 
-A peer is known by its id, which is bound to the key that made it, and by the transport's `source` as long as a session
-is open. Whoever greets again under its id goes on where it was; docs/theory.md tells what each side then says.
+A peer is known by its id, which is bound to the key that created it, and by the transport's `source` while a session is
+open. A peer that greets again under its id continues where it was; docs/theory.md describes what each side then sends.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from jobrunner.protocol.wire.principals import INVITED, OPERATOR, WORKER, Princi
 
 MAX_CLIENTS = 100_000
 MAX_OBSERVERS = 1000
-"""Maximum number of clients of one key that are here at a time, or that have gone without a word and have not been
-missed yet; each takes some kilobytes."""
+"""Maximum number of clients of one key that are connected, or have gone without a message and have not been missed yet,
+because each takes some kilobytes."""
 
 MAX_WORKERS = 10_000
-"""As MAX_CLIENTS, of the workers of one key."""
+"""Maximum number of workers of one key."""
 
 
 class Sessions:
-    """The peers that have an open session, and how sessions begin and end. `peers` is written by this class alone."""
+    """The peers that have an open session, and the beginning and end of sessions. Only this class writes `peers`."""
 
     def __init__(
         self,
@@ -50,16 +50,16 @@ class Sessions:
         self._out = out
         self._offences = offences
         self._opened = 0
-        """Sessions that were ever opened."""
+        """Number of sessions that were ever opened."""
         self._early_budgets: WeakValueDictionary[str, EarlyBudget] = WeakValueDictionary()
-        """By key, as long as a link has it."""
+        """The budget of each key for early messages, as long as a link has it."""
 
     # --- their beginning ---
 
     def greet(
         self, source: Source, envelope: m.Envelope, peer: Peer | None, who: Principal, now: float
     ) -> None:
-        """A client or worker asks for a session; `peer` is who has one on this connection."""
+        """Handle the greeting of a client or worker; `peer` is the one that has a session on this connection."""
         refusal = self._may_not_greet(envelope.message, who)
         if refusal:
             self._offences.refuse(source, envelope.session, refusal, now)
@@ -67,7 +67,7 @@ class Sessions:
             self._open(source, envelope, peer, who, now)
 
     def _may_not_greet(self, hello: Any, who: Principal) -> str:
-        """Why a key may not open that session; empty: it may."""
+        """Return why a key may not open that session, or an empty string."""
         if type(hello) is m.WorkerHello:
             if who.role not in (WORKER, OPERATOR):
                 return f"the key {who.name!r} is a {who.role}'s, and may not run calls: join as a worker"
@@ -75,7 +75,8 @@ class Sessions:
             return "an invitation is no key: join with it first"
         token = hello.worker if type(hello) is m.WorkerHello else hello.client
         if not is_bound(token, who.key):
-            # Whether or not its owner is here: this coordinator may have been started a moment ago.
+            # This does not depend on whether the id's owner is here, because this coordinator may just have been
+            # started.
             return (
                 f"the id {token!r} was not made with the key {who.name!r}, and an id belongs to the key that made it;"
                 " a program that did not choose its id itself needs the coordinator's version of jobrunner"
@@ -83,7 +84,10 @@ class Sessions:
         return self._too_many_like(hello, who)
 
     def _too_many_like(self, hello: m.ClientHello | m.WorkerHello, who: Principal) -> str:
-        """Why one more peer of a key is too much; empty: it is not. Each takes some kilobytes, until it is missed."""
+        """Return why one more peer of a key is too much, or an empty string.
+
+        Each peer takes some kilobytes until it is missed.
+        """
         roster = self._scheduler.roster
         if isinstance(hello, m.WorkerHello):
             what, most, here = "workers", MAX_WORKERS, roster.workers_of(who.key)
@@ -101,13 +105,13 @@ class Sessions:
     ) -> None:
         hello: Any = envelope.message
         if not who.submits:
-            # It owns nothing, not even what was submitted with the same key when that had another role.
+            # An observer owns nothing, not even tasks that were submitted with the same key when that had another role.
             hello = replace(hello, client=of_observer(hello.client))
         if peer is not None and peer.greeting == envelope.session and peer.link.is_open:
             peer.link.last_heard = now
             self.heard(peer)
         elif hello.serial < self._known_serial(hello):
-            return  # delivered late: what it says, of the tasks that a worker has say, is not true any more
+            return  # the greeting is late, so its contents, such as the tasks of a worker, are outdated
         else:
             if peer is not None and peer is not self._known_peer(hello):
                 self._replaced(peer, now)
@@ -134,7 +138,7 @@ class Sessions:
         self._out.reply(source, envelope.session, welcome)
 
     def _early_budget(self, who: Principal) -> EarlyBudget:
-        """All peers of a key hold back as much as one: its holder may open a hundred thousand sessions."""
+        """Return the common budget of all peers of a key, because its holder may open a hundred thousand sessions."""
         budget = self._early_budgets.get(who.key)
         if budget is None:
             budget = EarlyBudget()
@@ -143,7 +147,7 @@ class Sessions:
         return budget
 
     def _known_serial(self, hello: m.ClientHello | m.WorkerHello) -> int:
-        """That of the latest greeting of the same process."""
+        """Return the serial number of the latest greeting of the same process."""
         peer = self._known_peer(hello)
         return 0 if peer is None else peer.serial
 
@@ -161,7 +165,7 @@ class Sessions:
             client = ClientSession(hello, source, link, account, who)
             self._scheduler.roster.add_client(client)
         else:
-            client.is_new = not client.connected  # it is known only from the journal
+            client.is_new = not client.connected  # otherwise it is known only from the journal
             self._move_peer(client, source, link, who)
             client.hello = hello
             client.lost_at = None
@@ -182,7 +186,7 @@ class Sessions:
         return client
 
     def _is_early(self, hello: Any, who: Principal, now: float) -> bool:
-        """Whether it is inside of a call of which it is not known yet whose it is; then it is to greet again."""
+        """Return whether the client is inside of a call whose owner is not known yet, so that it must greet again."""
         if type(hello) is m.WorkerHello or hello.within is None or who.role != WORKER:
             return False
         return (
@@ -191,7 +195,7 @@ class Sessions:
         )
 
     def _account_for(self, hello: m.ClientHello, who: Principal, now: float) -> Account:
-        """Calls of a call count as those of who submitted it, if the worker that runs it says so."""
+        """Return the account of a client; calls of a call belong to that call's owner if its worker confirms it."""
         owner = None
         if hello.within is not None and who.role == WORKER:
             owner = self._scheduler.owner_of(hello.within, who.key, now)
@@ -236,9 +240,9 @@ class Sessions:
     # --- their end ---
 
     def end(self, peer: Peer, how: str, now: float) -> None:
-        """A peer has left, or may not come back."""
+        """End the session of a peer that has left, or may not come back."""
         self.peers.pop(peer.source, None)
-        peer.link.close()  # whatever it may have said after that, nobody is here to mean it
+        peer.link.close()  # later messages of the peer count for nobody
         if isinstance(peer, WorkerSession):
             self._scheduler.attempts.worker_lost(peer, how, now)
         elif isinstance(peer, ClientSession):
@@ -250,7 +254,10 @@ class Sessions:
             peer.lost_at = None
 
     def _replaced(self, peer: Peer, now: float) -> None:
-        """Another one greets on its connection. No jobrunner does that; who was there before cannot be reached."""
+        """Lose a peer on whose connection another one greets, because it cannot be reached.
+
+        No peer of this package does that.
+        """
         self._offences.note(peer.source, "a greeting under another name on the same connection", now)
         del self.peers[peer.source]
         peer.link.close()
@@ -261,12 +268,12 @@ class Sessions:
             self._lose_client(peer, now)
 
     def unexpected(self, peer: Peer, reason: str, now: float) -> None:
-        """Well-formed, but nothing that this peer could have meant: start again with it."""
+        """Reset the session of a peer after a well-formed message that it should not have sent."""
         self._offences.note(peer.source, reason, now)
         self.reset(peer)
 
     def reset(self, peer: Peer) -> None:
-        """End a session from this side; the peer opens a new one and says what it has."""
+        """End a session from this side; the peer opens a new one and names its tasks."""
         self._out.reply(peer.source, peer.link.session, m.Reset())
         peer.link.close()
 
@@ -278,17 +285,21 @@ class Sessions:
                 peer.unreachable_since = now
 
     def revoke(self, key: str, now: float) -> None:
-        """End the sessions of a key, and what it has under way."""
+        """End the sessions of a key and its tasks."""
         for peer in [*self._scheduler.roster.workers.values(), *self._scheduler.roster.clients.values()]:
             if peer.who.key == key:
                 if peer.connected:
                     self._offences.refuse(
-                        peer.source, peer.link.session, f"the key {peer.who.name!r} was revoked", now
+                        peer.source,
+                        peer.link.session,
+                        f"the key {peer.who.name!r} was revoked; `jobrunner keys invite` on the coordinator's host"
+                        " prints a line to join again with",
+                        now,
                     )
                 self.end(peer, "was shut out", now)
 
     def cut_off(self, source: Source, now: float) -> None:
-        """It went on sending what cannot be taken."""
+        """Disconnect a peer that continued to send unacceptable messages."""
         peer = self.peers.get(source)
         session = "" if peer is None else peer.link.session
         error = f"{TOLERATED} messages of this peer within {QUIET:g} s made no sense here; it is disconnected"
@@ -298,7 +309,7 @@ class Sessions:
         self._out.add(Disconnect(source))
 
     def give_up_untaken(self, peer: Peer, now: float) -> None:
-        """It gets nothing more of what it was told in this session."""
+        """Drop the messages of this session that the peer has not acknowledged."""
         if isinstance(peer, ClientSession):
             self._scheduler.endings.forget_untaken_outcomes(peer)
         peer.renew_link(Link("", now, peer.link.peer_timeout))
@@ -321,7 +332,7 @@ class Sessions:
     # --- silence ---
 
     def sweep(self, now: float) -> None:
-        """Look at every peer: acknowledgements that are late, heartbeats that are due, peers that are lost."""
+        """Check every peer for late acknowledgements, due heartbeats and losses."""
         for source, peer in list(self.peers.items()):
             if peer.lost(now):
                 if isinstance(peer, WorkerSession):
@@ -337,7 +348,7 @@ class Sessions:
                     self._lose_client(peer, now)
                 continue
             if peer.link.stalled(now):
-                self.unexpected(peer, "it does not acknowledge what it is told; its session ends", now)
+                self.unexpected(peer, "it does not acknowledge its messages; its session ends", now)
                 self.give_up_untaken(peer, now)
             for envelope in peer.link.due(now):
                 self._out.add(Send(source, envelope))
@@ -346,13 +357,13 @@ class Sessions:
 
     @property
     def need_sweeping(self) -> bool:
-        """Whether a peer may have to be told something, or be given up, though nothing arrives."""
+        """Whether a peer may need a message, or may be lost, even if no message arrives."""
         return any(not client.connected for client in self._scheduler.roster.clients.values()) or any(
             peer.link.next_deadline() is not None for peer in self.peers.values()
         )
 
     def stood_still(self, seconds: float, now: float) -> None:
-        """This process did not run for so long: nobody else is to blame for the silence, or could have come back."""
+        """Extend all times by a period in which this process did not run, as no peer is to blame for its silence."""
         for peer in self.peers.values():
             peer.link.stood_still(seconds, now)
             if peer.unreachable_since is not None:

@@ -1,4 +1,4 @@
-"""What the coordinator is told about itself."""
+"""The settings of a coordinator's core."""
 
 from __future__ import annotations
 

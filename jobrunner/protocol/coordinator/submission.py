@@ -1,4 +1,4 @@
-"""How tasks come to the coordinator: from their clients, or from the journal of a coordinator before this one."""
+"""The arrival of tasks at the coordinator: from their clients, or from the journal of an earlier coordinator."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ from jobrunner.protocol.wire.principals import ANYONE, CLIENT, Principal
 
 
 def written_owner(client: ClientSession) -> str:
-    """As the journal has it."""
+    """Return the owner of a client's calls in the form of the journal."""
     key, owner = client.who.key, client.account.owner
     return key if key == owner else f"{key} {owner}"
 
 
 def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
-    """The key under which that client came, and that of the owner of its calls; empty, where nobody knows."""
+    """Return the client's key and that of the owner of its calls; empty if they are unknown."""
     key, _, owner = state.owners.get(client, "").partition(" ")
     return key, owner or key
 
 
 class Submission:
-    """Takes tasks in, once each."""
+    """The acceptance of tasks, once each."""
 
     def __init__(
         self,
@@ -85,13 +85,13 @@ class Submission:
         self._python_versions = PythonVersions(roster, functions)
 
     def submit(self, client: ClientSession, spec: m.TaskSpec, now: float) -> bool:
-        """Accept a call; False if it names a function that nobody has sent."""
+        """Accept a call; return False if it names a function that nobody has sent."""
         if client.awaiting_resubmission:
             bundle = place_of_call(spec.id)
             if bundle is not None:
                 client.awaiting_resubmission.discard(bundle[0])
         if client.unnamed and client.unnamed.pop(spec.id, False):
-            client.take_done(spec.id)  # it had the outcome before this came
+            client.take_done(spec.id)  # it had the outcome before this message came
             return True
         if self._known(client, spec.id):
             return True
@@ -134,7 +134,7 @@ class Submission:
         may_have_run = options.at_most_once and client.is_new and not client.resubmission_complete
         if may_have_run and self._journal_gate.enabled:
             self._journal_gate.note_may_have_run(spec.id)
-        # Sent to an earlier coordinator: it may be with a worker that is on its way back.
+        # It was sent to an earlier coordinator, and may be with a worker that is on its way back.
         settling = held is None and not client.resubmission_complete and now < self._orphans.reattach_deadline
         waits = settling or record.unresolved_count or may_have_run
         self._tasks.count(record, WAITING if waits else QUEUED)
@@ -154,7 +154,7 @@ class Submission:
         return True
 
     def _known(self, client: ClientSession, task_id: TaskId) -> bool:
-        """Whether a submitted task is here already; its client learns again what it may have missed."""
+        """Return whether a submitted task is already here; its client learns again what it may have missed."""
         record = self._tasks.get(task_id)
         if record is not None:
             if record.client is not client:
@@ -184,7 +184,7 @@ class Submission:
         return True
 
     def _take_back(self, record: TaskRecord, client: ClientSession) -> None:
-        """Its client, taken for dead, has come back before the task could be stopped: it is wanted after all."""
+        """Keep a task that was to be stopped, because its client, which was considered lost, has come back."""
         size = record.size
         record.client.account.remove_call(size, record.body.options.resources)
         client.account.add_call(size, record.body.options.resources)
@@ -199,7 +199,7 @@ class Submission:
     def _refusal(
         self, spec: m.TaskSpec, function: FunctionEntry, initializer: FunctionEntry | None, now: float
     ) -> m.Outcome | None:
-        """How a new call ends that no worker who is here can run, for want of a version of Python or of modules."""
+        """Return the outcome of a new call for which no worker has the Python version or the modules, or None."""
         refusal = self._python_versions.refusal(spec.id, function, initializer)
         if refusal is not None or not self._missing_modules.contested_modules:
             return refusal
@@ -207,12 +207,12 @@ class Submission:
         return self._missing_modules.refusal(spec.id, function, initializer, base, now)
 
     def refuse_new(self, client: ClientSession, task_id: TaskId, excess: str) -> None:
-        """Something of that call is too much; unless it is here already."""
+        """Refuse a call that exceeds a limit, unless it is already here."""
         if not self._known(client, task_id):
             self._endings.tell_client(client, beyond_quota(task_id, excess))
 
     def refuse_other_pythons(self, now: float) -> None:
-        """A worker has come: end what waits for a version of Python that none of those who are here has."""
+        """End the tasks that wait for a Python version that no worker has, because a worker has joined."""
         strange = self._python_versions.unprovided()
         if not strange:
             return
@@ -226,25 +226,25 @@ class Submission:
     # --- the journal ---
 
     def written(self, task_ids: list[TaskId]) -> None:
-        """These detached tasks are in the journal."""
+        """Note that these detached tasks are in the journal."""
         for task_id in task_ids:
             record = self._tasks.get(task_id)
             if record is not None:
                 self._endings.tell_accepted(record)
 
     def refuse(self, task_ids: list[TaskId], error: str, now: float) -> None:
-        """These could not be written down. Those that run already go on."""
+        """Refuse tasks that could not be written to the journal, except those that already run."""
         for task_id in task_ids:
             record = self._tasks.get(task_id)
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
-                # It was not accepted: nobody may count on its outcome, and the journal has nothing to forget.
+                # It was not accepted, so nobody may rely on its outcome, and the journal has nothing to drop.
                 record.body = record.body._replace(options=record.body.options._replace(detach=False))
                 self._endings.finish(record, outcome, FAILED, now)
                 self._journal_gate.note_nothing_of(task_id)
 
     def restore(self, state: JournalState, now: float) -> None:
-        """Take over what a coordinator before this one has kept. The clients are not here yet, nor the workers."""
+        """Take over the state of an earlier coordinator; neither clients nor workers are connected yet."""
         for kept in state.outcomes.values():
             client_id = client_of(kept.outcome.id)
             account = self._accounts.of(client_id, read_owner(state, client_id)[1])
@@ -262,22 +262,22 @@ class Submission:
             self.submit(client, spec, now)
             for definition in named:
                 entry = self._functions.get(definition.key)
-                if entry is not None:  # it is needed, or else the call has ended at once
+                if entry is not None:  # another task depends on it; otherwise the call has ended at once
                     self._functions.drop_if_idle(entry)
             record = self._tasks.get(spec.id)
             if record is None:
-                continue  # what it needs did not succeed
+                continue  # its dependency did not succeed
             record.attempt, record.failures, record.crashes, _, record.unbegun = progress
             record.history = list(progress.history) or None
             if spec.body.options.at_most_once and record.timer:
                 reason = WaitReason.MAY_HAVE_RUN if record.begun else WaitReason.REATTACHMENT
                 record.wait_for(reason, record.timer)
-            # Written when that attempt had ended; only of those that run at most once it is when they begin.
+            # This was written when that attempt had ended; only for at-most-once calls is it written when they begin.
             record.ended = 0 if spec.body.options.at_most_once else progress.attempt
         self._journal_gate.restored()
 
     def _absent(self, client_id: ClientId, key: str, owner: str, now: float) -> ClientSession:
-        """A client of before, that may come back."""
+        """Return the session of an earlier client, which may come back."""
         hello = m.ClientHello(client_id, "", "", "unknown, since the coordinator was started again", 0, 0.0)
         who = Principal(key, "", CLIENT) if key else ANYONE
         account = self._accounts.open(client_id, who, owner)

@@ -1,8 +1,8 @@
-"""The life of a task: its states, which of them may follow which, and the coordinator's record of it.
+"""The life of a task: its states, the moves between them, and the coordinator's record of it.
 
-The law: a task moves only along the table below, and reaches exactly one of the three terminal states. Whatever
-handles a message must therefore ask first whether the message still applies (its attempt, its worker), and a move
-that the table does not list is a bug: it raises, with the task's history.
+The law: a task moves only along the table below, and reaches exactly one of the three terminal states. The handler of a
+message must therefore first check whether the message still applies (its attempt, its worker). A move that is not in
+the table is a bug, and raises an error with the task's history.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ class TaskState(IntEnum):
     """The states of a task."""
 
     WAITING = 0
-    """Not to be run yet: it needs other tasks, waits for the time of its retry, or some worker may have it already."""
+    """The task may not run yet: it depends on others, waits for its retry, or a worker may already have it."""
     QUEUED = 1
     ASSIGNED = 2
-    """With a worker, which may or may not have started it."""
+    """A worker has the task, and may or may not have started it."""
     RUNNING = 3
-    """Started, and long enough under way for its worker to say so."""
+    """The task was started and has been running for long enough to be announced."""
     CANCELLING = 4
-    """Its worker was asked to stop it; the slot is not free before that is confirmed."""
+    """The worker was asked to stop the task; the slot is not free before that is confirmed."""
     SUCCEEDED = 5
     FAILED = 6
     CANCELLED = 7
 
     __hash__ = (
         int.__hash__
-    )  # an enum's own is a function in Python, and states are looked up for each message
+    )  # an enum's own hash is a Python function, and states are looked up for each message
 
     @property
     def label(self) -> str:
@@ -49,20 +49,21 @@ class TaskState(IntEnum):
 
 
 class WaitReason(IntEnum):
-    """What a WAITING task waits for."""
+    """The condition for which a WAITING task waits."""
 
     NOTHING = 0
-    """It does not wait: it is in another state."""
+    """The task does not wait, because it is in another state."""
     DEPENDENCIES = 1
-    """The results of other tasks."""
+    """The task waits for the results of other tasks."""
     BACKOFF = 2
-    """The time of its next attempt, since the last one failed."""
+    """The task waits for the time of its next attempt, because the last one failed."""
     JOURNAL = 3
-    """The time at which it is tried again to write down that it begins, since it runs at most once."""
+    """The task may run only once, and waits for the time at which its beginning is written to the journal again."""
     REATTACHMENT = 4
-    """A worker that has it from an earlier coordinator may come back until then."""
+    """The task waits for a worker of an earlier coordinator that may come back with it."""
     MAY_HAVE_RUN = 5
-    """As REATTACHMENT; but if no worker has it by then, it fails, since it runs at most once and may have begun."""
+    """The task waits like REATTACHMENT, but fails if no worker has it then: it may run only once, and may have begun.
+    """
 
 
 WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING, SUCCEEDED, FAILED, CANCELLED = TaskState
@@ -70,12 +71,12 @@ WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING, SUCCEEDED, FAILED, CANCELLED = T
 STATE_NAMES = tuple(state.label for state in TaskState)
 TERMINAL = frozenset((SUCCEEDED, FAILED, CANCELLED))
 ACTIVE = frozenset((ASSIGNED, RUNNING, CANCELLING))
-"""States in which a worker has the task."""
+"""The states in which a worker has the task."""
 
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    # ASSIGNED: a worker turns out to have it; FAILED: what it needs did not succeed, or it may not run (again)
+    # ASSIGNED: a worker turns out to have it; FAILED: a dependency failed, or it may not run (again)
     WAITING: frozenset((QUEUED, ASSIGNED, FAILED, CANCELLED)),
-    QUEUED: frozenset((ASSIGNED, FAILED, CANCELLED)),  # FAILED: it could not be written down
+    QUEUED: frozenset((ASSIGNED, FAILED, CANCELLED)),  # FAILED: it could not be written to the journal
     ASSIGNED: frozenset((RUNNING, CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
     RUNNING: frozenset((CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
     CANCELLING: frozenset((QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),  # back, if the wish was withdrawn
@@ -86,25 +87,27 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
 
 
 class IllegalTransition(AssertionError):
-    """A core tried a move that the table does not allow: a bug in jobrunner."""
+    """The error of a move that the table does not allow, which is a bug in jobrunner."""
 
 
 MAX_HISTORY_LINES = 40
-"""Of one task's history; of more, those in the middle are left out. The history is written to the journal with each
-attempt."""
+"""Maximum number of lines of one task's history; lines in the middle are omitted.
+
+The history is written to the journal with each attempt.
+"""
 
 MAX_HISTORY_LINE_LENGTH = 2000
-"""Of one line."""
+"""Maximum number of characters of one line."""
 
 MAX_HISTORY_LENGTH = 10_000
-"""Characters of one task's history: a client may have very many tasks, each of which fails at length."""
+"""Maximum number of characters of one task's history, because a client may have very many tasks with long errors."""
 
 DEPENDENCY_BYTES = 500
-"""What a call takes here for each call whose result it needs, about."""
+"""Approximate size in bytes of a call's dependency at the coordinator."""
 
 
 def call_size(payload: Payload, options: TaskOptions, depends_on: tuple[TaskId, ...]) -> int:
-    """Bytes of a call that its client determines."""
+    """Return the size in bytes of a call's parts that its client determines."""
     size = kept_size(payload)
     if options.retry_on:
         size += len(options.retry_on)
@@ -118,7 +121,7 @@ def call_size(payload: Payload, options: TaskOptions, depends_on: tuple[TaskId, 
 def required_of(
     amounts: Requirements, function: FunctionEntry, initializer: FunctionEntry | None
 ) -> Requirements:
-    """What the worker of a call must provide, beside the modules."""
+    """Return what the worker of a call must provide, without modules."""
     required = amounts + function.requirements if function.requirements else amounts
     if initializer is not None and initializer.requirements:
         required += tuple(each for each in initializer.requirements if each not in required)
@@ -126,22 +129,22 @@ def required_of(
 
 
 class Interest:
-    """Who wants to know how a task ends, beside its own client."""
+    """The tasks and clients that want to know how a task ends, beside its own client."""
 
     __slots__ = ("asked", "dependents", "since", "watchers")
 
     def __init__(self, now: float) -> None:
         self.dependents: dict[TaskRecord, None] = {}
-        """Unfinished tasks that need its result."""
+        """The unfinished tasks that depend on it."""
         self.watchers: dict[ClientId, None] = {}
-        """Clients that are here."""
+        """The watching clients, which are connected."""
         self.since = now
         self.asked: dict[ClientId, None] = {}
-        """Clients that were asked for its result and have not said that they cannot tell."""
+        """The clients that were asked for its result and have not answered that they do not know it."""
 
 
 class TaskRecord:
-    """What the coordinator knows of one task. A hundred thousand of these must be cheap."""
+    """The coordinator's record of one task. It must be small, because there may be a hundred thousand."""
 
     __slots__ = (
         "amounts",
@@ -192,58 +195,58 @@ class TaskRecord:
         self.id = task_id
         self.client = client
         self.body = body
-        """What its worker is given; when it has ended, only what is told of it."""
+        """The body that its worker is given; after its end, a brief description."""
         self.function = function
         self.weight = body.kind.calls if isinstance(body.kind, Bundle) else 1
-        """What it counts for in all numbers that are shown: a bundle is as many calls."""
+        """The number of calls for which the task counts in all displayed numbers; a bundle counts as its calls."""
         self.amounts = requirements_of(body.options.resources)
-        """What it takes of its worker's resources."""
+        """The resources that it takes from its worker."""
         self.requirements = required_of(self.amounts, function, initializer)
-        """What its worker must have."""
+        """The requirements that its worker must meet."""
         self.initializer = initializer
         self.state: TaskState = QUEUED
         self.worker: WorkerSession | None = None
         self.attempt = 0
-        """The number of the last assignment: a worker's word counts only with the present one."""
+        """The number of the last assignment; a worker's report counts only for the present one."""
         self.sent_in = 0
-        """The number of the message, in its worker's present session, with which that was assigned; 0: in none."""
+        """The number of the message, in its worker's present session, that assigned it; 0 if there is none."""
         self.unbegun = 0
-        """How many of these are known never to have begun."""
+        """The number of attempts that are known never to have begun."""
         self.asked = 0
-        """The last attempt, of a chunk, that was asked to give back what it has not begun; see `division`."""
+        """The last attempt of a chunk that was asked to give back elements that have not begun, see `division`."""
         self.suspected = 0
         """The last attempt that was counted as a crash because its worker was lost."""
         self.ended = 0
-        """The last attempt that is known to have ended or never to have begun: no worker can still have it."""
+        """The last attempt that is known to have ended or never to have begun, so that no worker has it any more."""
         self.failures = 0
-        """Attempts that ended because the user's function raised or ran out of time."""
+        """The number of attempts that ended because the user's function raised an error or ran out of time."""
         self.crashes = 0
-        """Attempts that ended because the process or the worker died."""
+        """The number of attempts that ended because the process or the worker died."""
         self.cancel_asked = False
         self.estimate = 0.0
-        """Seconds that this attempt was expected to take when it was assigned."""
+        """The expected duration of this attempt in seconds, at the time of its assignment."""
         self.submitted = now
         self.since = now
-        """When it entered its present state."""
+        """The time when it entered its present state."""
         self.outcome: Outcome | None = None
         self.history: list[str] | None = None
         self.wait_reason = WaitReason.NOTHING
         self.timer = 0
-        """The number by which the Dispatcher knows until when it waits; 0: it waits for no time."""
+        """The number of the timer that ends its wait in the Dispatcher; 0 if it waits for no time."""
         self.depends_on: tuple[TaskId, ...] = ()
         self.dependency_results: dict[TaskId, Payload] | None = None
-        """The results of the tasks that it needs, as far as they are known."""
+        """The results of the tasks on which it depends, as far as they are known."""
         self.found = 0
-        """How many of these, the first ones, are known not to be sought any more."""
+        """The number of dependencies, from the first on, that nobody looks for any more."""
         self.unresolved_count = 0
-        """How many of these are not known yet."""
+        """The number of dependencies whose results are not known yet."""
         self.failed_dependency: Outcome | None = None
-        """What it ends with, since a task that it needs did not succeed."""
+        """The outcome with which it ends because a dependency failed."""
         self.interest: Interest | None = None
         self.claimed = False
-        """A worker had its present attempt before this coordinator knew the task."""
+        """True if a worker had its present attempt before this coordinator knew the task."""
         self.wait: Wait | None = None
-        """What it waits for, at its worker; see `deadlocks`."""
+        """The calls for which it waits at its worker, see `deadlocks`."""
 
     @property
     def name(self) -> str:
@@ -251,26 +254,26 @@ class TaskRecord:
 
     @property
     def begun(self) -> int:
-        """The attempts that have begun, or may have, the present one among them: what people are told."""
+        """The number of attempts that have begun or may have, including the present one, as users see it."""
         return self.attempt - self.unbegun
 
     def not_begun(self) -> None:
-        """The present attempt is over, and was none: nothing of it has run anywhere."""
+        """Note that the present attempt has ended without having begun anywhere."""
         self.ended = self.attempt
         self.unbegun += 1
 
     @property
     def size(self) -> int:
-        """Bytes that its owner is charged with."""
+        """The size in bytes that its owner is charged."""
         return call_size(self.body.payload, self.body.options, self.depends_on)
 
     @property
     def elements(self) -> int:
-        """Calls in it: 1, or those of a chunk or a bundle."""
+        """The number of calls in it: 1, or those of a chunk or a bundle."""
         return self.body.kind.calls
 
     def move(self, state: TaskState, now: float) -> None:
-        """Enter `state`. Raises IllegalTransition for a move that the table does not list."""
+        """Enter `state`. Raises IllegalTransition for a move that is not in the table."""
         if state not in TRANSITIONS[self.state]:
             raise IllegalTransition(
                 f"task {self.id} cannot go from {self.state.label} to {state.label}; "
@@ -282,7 +285,7 @@ class TaskRecord:
         self.timer = 0
 
     def wait_for(self, reason: WaitReason, timer: int = 0) -> None:
-        """Note what it waits for, in its state WAITING, and the number of the timer that ends the wait."""
+        """Note the reason for which it waits in the state WAITING, and the number of the timer that ends the wait."""
         self.wait_reason = reason
         self.timer = timer
 

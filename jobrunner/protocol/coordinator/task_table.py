@@ -1,4 +1,4 @@
-"""All unfinished tasks, how many are in which state, and the last ones that have finished."""
+"""All unfinished tasks, the number of tasks in each state, and the last finished ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobrunner.protocol.wire.ids import TaskId, open_part
 from jobrunner.protocol.wire.kinds import Bundle
 
 RECENT = 1000
-"""Finished tasks that `jobrunner tasks` still shows."""
+"""Number of finished tasks that `jobrunner tasks` still shows."""
 
 
 class TaskTable:
@@ -22,11 +22,11 @@ class TaskTable:
         self._records: dict[TaskId, TaskRecord] = {}
         self._pieces = PieceIndex()
         self.bundles: dict[str, TaskRecord] = {}
-        """The bundles among the unfinished tasks, by the open part of their ids."""
+        """The bundles among the unfinished tasks, by the public part of their ids."""
         self.counts = [0] * len(TaskState)
-        """Calls per state, of all tasks that there ever were: a bundle counts as many calls."""
+        """The number of calls per state, of all tasks ever; a bundle counts as its calls."""
         self.recent: deque[TaskRecord] = deque(maxlen=RECENT)
-        """The last tasks that have finished."""
+        """The last finished tasks."""
 
     def get(self, task_id: TaskId) -> TaskRecord | None:
         return self._records.get(task_id)
@@ -47,14 +47,14 @@ class TaskTable:
         return len(self._records)
 
     def add(self, record: TaskRecord) -> None:
-        """A new task; it is counted once its state is known, see `count`."""
+        """Add a new task, which is counted when its state is known, see `count`."""
         self._records[record.id] = record
         self._pieces.add(record.id)
         if isinstance(record.body.kind, Bundle):
             self.bundles[open_part(record.id)] = record
 
     def count(self, record: TaskRecord, state: TaskState) -> None:
-        """A new task begins in this state."""
+        """Count a new task that begins in this state."""
         record.state = state
         self.counts[state] += record.weight
 
@@ -64,12 +64,12 @@ class TaskTable:
         self.counts[state] += record.weight
 
     def lighten(self, record: TaskRecord, calls: int) -> None:
-        """So many calls of a bundle are not its own any more."""
+        """Note that this number of a bundle's calls belong to it no more."""
         self.counts[record.state] -= calls
         record.weight -= calls
 
     def remove(self, record: TaskRecord) -> None:
-        """It has finished."""
+        """Remove a task that has finished."""
         del self._records[record.id]
         self._pieces.drop(record.id)
         if isinstance(record.body.kind, Bundle):
@@ -79,11 +79,11 @@ class TaskTable:
         self.recent.append(record)
 
     def pieces_of(self, whole: TaskId) -> Iterable[TaskId]:
-        """The unfinished tasks that have left that bundle, or are parts of that chunk."""
+        """Return the unfinished tasks that have left that bundle, or are parts of that chunk."""
         return self._pieces.of(whole)
 
     def bundle_with(self, task_id: TaskId) -> tuple[TaskRecord, int] | None:
-        """The unfinished bundle in which that call is, and at which index."""
+        """Return the unfinished bundle that contains that call, and the index of the call."""
         place = place_of_call(task_id)
         record = None if place is None else self.bundles.get(place[0])
         index = None if record is None else index_of_call(record.id, task_id)

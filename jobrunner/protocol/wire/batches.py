@@ -1,7 +1,7 @@
-"""Cuts gathered entries into messages of a size that every peer accepts (`checks.MAX_HEADER_BYTES`); pure functions.
+"""Functions that cut gathered entries into messages of a size that every peer accepts (`checks.MAX_HEADER_BYTES`).
 
 The size counts everything that always stays in the header: ids, options, details. Payloads and functions do not count,
-because `codec` makes frames of their own of them if there are many, but the number of their frames counts.
+because `codec` gives them frames of their own if there are many, but the number of their frames counts.
 """
 
 from __future__ import annotations

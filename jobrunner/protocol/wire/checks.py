@@ -1,20 +1,20 @@
-"""What a field of a message may hold: the limits, and the kinds of values that `messages` declares its fields with.
+"""The limits of the fields of messages, and the types of values with which `messages` declares them.
 
-The law: nothing is made because a peer says so. What a number on the wire announces (frames, entries, bytes) is
-compared with what has really arrived before anything is allocated for it; a number that later code adds to, multiplies
-or sleeps for has bounds; and what passes can be sent on as it is. A violation raises ProtocolError.
+The law: no object is created because a peer announces it. A number on the wire that announces frames, entries or bytes
+is compared with the data that has really arrived before anything is allocated for it; a number that later code adds to,
+multiplies or sleeps for has bounds; and a value that passes can be sent on unchanged. A violation raises ProtocolError.
 
-A field's type says what is checked, `typing.Annotated` carrying the limit:
+The type of a field says how its values are checked, and `typing.Annotated` adds the limit:
 
-    Annotated[str, Length(4, "a code has {} characters")]       a str, bytes: at most so long
+    Annotated[str, Length(4, "a code has {} characters")]       a str or bytes of limited length
     Annotated[int, Between(1, 9)], Annotated[int, Below("attempt")]
     Annotated[float, Finite()]                                  a finite number from 0
-    Annotated[list[Name], AtMost(9, "a list of {} names")]      a list, or a tuple of any length: at most so many
-    Annotated[tuple[Key, ...], Different("one key twice")]      each is there once
-    Annotated[Any, plain]                                       what this function returns, unless it raises an error
+    Annotated[list[Name], AtMost(9, "a list of {} names")]      a list or tuple with a limited number of entries
+    Annotated[tuple[Key, ...], Different("one key twice")]      a tuple whose entries differ
+    Annotated[Any, plain]                                       the value that this function returns
 
-Senders keep to the same limits, else a peer that follows them would be taken for a broken one: long names are refused
-or cut where they are given, and `batches` cuts what has gathered into messages that fit.
+Senders keep to the same limits, because otherwise a correct peer would be taken for a broken one: long names are
+refused or cut where they are given, and `batches` cuts gathered entries into messages that fit.
 """
 
 from __future__ import annotations

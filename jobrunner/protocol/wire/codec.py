@@ -1,10 +1,12 @@
-"""A message to a list of frames, and back.
+"""The conversion of a message to a list of frames, and back.
 
-Frame 0 is msgpack: [version, session, seq, ack, type, field, field, ...]. A payload in it is either a bin (small: it
-rides inside) or the number of frames that it takes; those follow in order, and are never copied here. The bytes of a
-function are written in the same way. Decoding checks the shape, the types and the limits of everything, so that a core
-may trust what it gets; whatever is off raises ProtocolError. The fields and their limits are declared in `messages`;
-`codec_functions` makes of that what packs and what unpacks each type. Here is what all types have in common.
+Frame 0 is msgpack: [version, session, seq, ack, type, field, field, ...]. A small payload is a bin inside of it. A
+large payload is represented there by the number of its frames; these follow in order, and are never copied here. The
+bytes of a function are written in the same way.
+
+Decoding checks the shape, the types and the limits of everything, so that a core may trust the message; any violation
+raises ProtocolError. The fields and their limits are declared in `messages`, and `codec_functions` derives the
+functions that pack and unpack each type. This module has what all types have in common.
 """
 
 from __future__ import annotations

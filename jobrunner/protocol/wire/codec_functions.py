@@ -1,12 +1,13 @@
-"""From the declaration of a record (see `messages`) to the functions that pack it, and unpack and check it.
+"""Functions that pack a record, and that unpack and check it, derived from its declaration (see `messages`).
 
-As `dataclasses` does it, the functions are written as source text and compiled, so that a message of hundreds of calls
-is checked in one pass in which a legal value costs no call. Tracebacks show that text, and
+The functions are written as source text and compiled, as in `dataclasses`, so that a message of hundreds of calls is
+checked in one pass in which a legal value costs no call. Tracebacks show that text, and
 
     python -m jobrunner.protocol.wire.codec_functions Submit
 
-prints it. In it, fields are variables of their own names, and what begins with an underscore comes from here. `codec`
-has this done for the first message of a type that comes or goes, since a process meets only some of them.
+prints it. In the text, fields are variables of their own names, and names that begin with an underscore come from this
+module. `codec` creates the functions when the first message of a type is sent or received, because a process uses only
+some types.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Declared:
 
     @property
     def fields(self) -> dict[str, Any] | None:
-        """Return the names and types of the contents, in their order, of a record or of a tuple of fixed length."""
+        """The names and types of the contents of a record or of a tuple of fixed length, in their order."""
         if self.kind is tuple and self.args[-1] is not ...:
             return {f"entry_{number}": arg for number, arg in enumerate(self.args)}
         return fields_of(self.kind) if hasattr(self.kind, "_fields") else None

@@ -1,9 +1,9 @@
-"""What the coordinator passes on of the details of outcomes; pure.
+"""The limits of the details of outcomes that the coordinator passes on. Pure functions.
 
-The law: what one hop takes, the next one takes too. A detail grows on its way (the history of a task's attempts, the
-end of a task that needed this one, within which it is a detail itself), and what is more than `checks` allows would be
-refused by somebody who has done nothing, in each of his sessions. So the coordinator cuts what is far beyond anything
-that a worker has to tell, where it comes in.
+The law: what one receiver accepts, the next one accepts, too. A detail grows on its way: it gets the history of a
+task's attempts, or becomes a part of the detail of a task that depended on this one. A detail beyond the limits of
+`checks` would be refused by a peer that has done nothing wrong, in each of its sessions. So the coordinator cuts a
+detail on arrival if it is far larger than anything that a worker has to tell.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from jobrunner.protocol.wire.messages import Detail, Outcome
 from jobrunner.protocol.wire.outcome_detail import DETAIL_TYPES
 
 MAX_FACTS = 64
-"""Facts of a detail."""
+"""Maximum number of facts in a detail."""
 
 MAX_LEVELS = MAX_DEPTH // 2
 DETAIL_BYTES = 1024 * 1024
-"""About; of a detail as a whole, in the header of a message."""
+"""Approximate maximum size in bytes of a detail in the header of a message."""
 
 CUT_TEXT = 1000
-"""Characters that are left of each text where something is cut."""
+"""Number of characters to which each text is shortened if a detail is cut."""
 
 CUT_ITEMS = 20
 
@@ -33,7 +33,7 @@ SCALARS = (int, float, bool, type(None))
 
 
 def passable(outcome: Outcome) -> Outcome:
-    """An outcome as it may be passed on."""
+    """Return the outcome in a form that may be passed on."""
     if outcome.detail is None or fits(outcome.detail):
         return outcome
     return outcome._replace(detail=cut(outcome.detail))
@@ -50,7 +50,10 @@ def fits(detail: Detail) -> bool:
 
 
 def cut(detail: Detail) -> Detail:
-    """The facts that mean something to anybody, then the others, as far as there is room; strings and lists are cut."""
+    """Return a detail of limited size: known facts first, then the others while there is room.
+
+    Strings and lists are shortened.
+    """
     told: Mapping[str, Any] = detail
     names = [name for name in detail if name in DETAIL_TYPES] + [n for n in detail if n not in DETAIL_TYPES]
     kept: dict[str, Any] = {}
@@ -66,13 +69,13 @@ def cut(detail: Detail) -> Detail:
 
 
 def brief(detail: Detail) -> Detail:
-    """What is shown in lists, of which there are many, while a detail may have a megabyte."""
+    """Return the facts that lists of tasks show, because a whole detail may have a megabyte."""
     told: Mapping[str, Any] = detail
     return cast(Detail, {name: told[name][:CUT_TEXT] for name in ("error", "worker", "host") if name in told})
 
 
 def without_need(detail: Detail) -> Detail:
-    """A detail as it is told within that of another outcome: along a chain, the first failure is the cause of all."""
+    """Return a detail without the one that it contains, because in a chain the first failure is the cause of all."""
     return cast(Detail, {name: value for name, value in detail.items() if name != "need_detail"})
 
 

@@ -73,7 +73,7 @@ Detail: TypeAlias = Annotated[OutcomeDetail, checked_detail]
 
 
 class Status(IntEnum):
-    """How an attempt has ended. The outcomes OK and ERROR carry a payload, the others only a detail."""
+    """The end of an attempt. The outcomes OK and ERROR carry a payload, the others only a detail."""
 
     OK = 0
     ERROR = 1
@@ -184,7 +184,7 @@ CallKind: TypeAlias = Annotated[Kind, checked_kind, LeftOut(SINGLE_CALL)]
 
 
 class CallBody(NamedTuple):
-    """What is to be run: the content of a task, which the coordinator passes on as it came.
+    """The content of a task, which the coordinator passes on unchanged.
 
     The payload holds (args, kwargs), the columns of a chunk of `map`, or the payloads of a bundle's calls.
     `initializer` is the function key of the executor's initializer.
@@ -196,7 +196,7 @@ class CallBody(NamedTuple):
     options: Options = DEFAULT_OPTIONS
     initializer: FunctionKey | None = None
     depth: Count = 0
-    """0 for a call of a program, n + 1 for a call that a task of depth n submits; deeper calls start first, because a
+    """The depth: 0 for a call of a program, n + 1 for a call of a task of depth n; deeper calls start first, because a
     task waits for them."""
 
 
@@ -235,6 +235,12 @@ class Outcome(NamedTuple):
     payload: Payload = b""
     duration: Seconds = 0.0
     detail: Detail | None = None
+
+
+def error_of(outcome: Outcome) -> str:
+    """Return the failure of an attempt in words; an exception is in the payload, which only programs can read."""
+    told = "raised an exception" if outcome.status == ERROR else outcome.status.label
+    return str((outcome.detail or {}).get("error", told))
 
 
 def quota_exceeded(

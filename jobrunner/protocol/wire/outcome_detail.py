@@ -31,7 +31,7 @@ class OutcomeDetail(TypedDict, total=False):
     stderr: str
     """The last lines."""
     traceback: str
-    """Where the process died."""
+    """The traceback of the place where the process died."""
     timeout: float | None
     """The limit in seconds that was exceeded."""
     element: int
@@ -41,7 +41,7 @@ class OutcomeDetail(TypedDict, total=False):
     final: bool
     """The exception is not among those after which the call may run again."""
     at_most_once: bool
-    """It is not run again, because it runs at most once."""
+    """True if the task is not run again because it may run only once."""
     attempts: Sequence[str]
     """A line per attempt."""
     limit: int

@@ -1,4 +1,4 @@
-"""What the coordinator knows of a worker's slots: how many tasks can run, and whether no task here can go on."""
+"""The announcements of a worker's capacity: how many tasks can run there, and whether it is stuck."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobrunner.protocol.wire import messages as m
 
 
 class AnnouncedCapacity:
-    """The capacity that the coordinator knows, and that it was told that the worker is stuck."""
+    """The capacity that the coordinator knows, and whether it knows that the worker is stuck."""
 
     def __init__(self, slots: int, session: Session, effects: list[Effect]) -> None:
         self._session = session
@@ -17,23 +17,27 @@ class AnnouncedCapacity:
         self._announced = slots
         """The capacity that the coordinator knows; 0 if that is unknown."""
         self._greeted: Link | None = None
-        """The session that `_announced` is about."""
+        """The session in which `_announced` was announced."""
         self._stuck, self._said_stuck = False, False
-        """That the worker is stuck is to be told to the coordinator, and was told to it."""
+        """Whether the coordinator must be told that the worker is stuck, and whether it has been told."""
 
     def greets(self, capacity: int) -> None:
-        """A greeting names this capacity."""
+        """Note that a greeting names this capacity."""
         if self._greeted is not self._session.link:
             self._greeted, self._announced = self._session.link, capacity
         elif capacity != self._announced:
-            self._announced = 0  # which of the greetings counts, only the coordinator knows: say it again
+            # only the coordinator knows which greeting counts, so the capacity is announced again
+            self._announced = 0
 
     def note_stuck(self, stuck: bool) -> None:
-        """A start of a slot has failed: say that the worker is stuck, if it is."""
+        """Note, after a start of a slot has failed, whether the worker is stuck, so that it is announced."""
         self._stuck = stuck
 
     def send(self, capacity: int, stuck: bool, why: str, now: float) -> None:
-        """Say what has changed. `stuck`: the worker still is; `why` no slot can be started. Only in a session."""
+        """Announce changes; call it only while the session is open.
+
+        `stuck` tells whether the worker is still stuck, and `why` is the reason why no slot can be started.
+        """
         unstuck = self._said_stuck and not stuck
         if capacity != self._announced or unstuck:
             self._announced, self._said_stuck = capacity, False

@@ -1,7 +1,7 @@
-"""What the coordinator is told of tasks while they are here: that they run, and which calls they wait for.
+"""The announcements of tasks to the coordinator: that they run, and which calls they wait for.
 
-Both are said once in a session. They leave behind the outcomes of the same turn, because one of these may be that of
-the bundle or chunk which a task was in before.
+Each is sent once per session. They follow the outcomes of the same turn, because one of these may be that of the bundle
+or chunk to which the task belonged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobrunner.protocol.worker.slots import WorkerTask
 
 
 class Announcements:
-    """Which tasks the coordinator is to be told of at the end of the turn. `tasks` are all that are at the worker."""
+    """The tasks that are announced at the end of the turn. `tasks` has all tasks of the worker."""
 
     def __init__(self, tasks: Mapping[TaskId, WorkerTask], session: Session, effects: list[Effect]) -> None:
         self._tasks = tasks
@@ -26,15 +26,15 @@ class Announcements:
         self._effects = effects
         self._running: list[TaskId] = []
         self._waits: dict[TaskId, None] = {}
-        """Tasks of which the coordinator is to be told what they wait for."""
+        """Tasks whose awaited calls must be announced."""
 
     def runs(self, task: WorkerTask) -> None:
-        """The task has been running for a while."""
+        """Announce a task that has been running for a while."""
         task.announced = True
         self._running.append(task.id)
 
     def awaits(self, task: WorkerTask, event: SlotAwaits) -> None:
-        """Its slot has said which calls the task waits for, or that it waits no longer."""
+        """Note the calls for which the task waits, as its slot has reported them, or that it no longer waits."""
         calls = tuple(event.calls)
         if len(calls) > MAX_AWAITED:
             calls = calls[:MAX_AWAITED] if event.every else ()
@@ -42,20 +42,20 @@ class Announcements:
         self._waits[task.id] = None
 
     def repeat(self, task: WorkerTask) -> None:
-        """The coordinator knows nothing of this task: neither that it runs nor what it waits for, if it does."""
+        """Announce the task again, because the coordinator knows neither that it runs nor for which calls it waits."""
         task.announced = False
         if task.wait is not None and task.wait.calls:
             self._waits[task.id] = None
 
     def session_lost(self, tasks: Iterable[WorkerTask]) -> None:
-        """The next session begins without what this one was told."""
+        """Prepare to announce all tasks again in the next session."""
         self._running.clear()
         self._waits.clear()
         for task in tasks:
             self.repeat(task)
 
     def send(self, now: float) -> None:
-        """Send everything; only while the session is open."""
+        """Send everything; call it only while the session is open."""
         if self._running:
             running, self._running = [t for t in self._running if t in self._tasks], []
             if running:
@@ -65,7 +65,7 @@ class Announcements:
                 self._effects.append(self._session.send(m.Waits(waits), now))
 
     def leftovers(self) -> list[TaskId]:
-        """Everything that is to be said; for tests."""
+        """Return everything that waits to be sent; for tests."""
         return [*self._running, *self._waits]
 
     def _take_waits(self) -> list[m.Wait]:

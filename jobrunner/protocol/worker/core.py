@@ -1,14 +1,14 @@
-"""The worker's state machine: what each event, and each turn, consists of.
+"""The worker's state machine: the effects of each event and of each turn.
 
-`handle` takes one event and returns effects. What arrives changes tasks and slots at once; slots are fed, and the
-coordinator is told of it, at the turn's `Tick`. `_tick` has the order of a turn.
+`handle` takes one event and returns effects. An event changes tasks and slots at once; at the turn's `Tick` slots are
+fed, and the coordinator is informed. `_tick` has the order of a turn.
 
-The parts: `local_tasks` (the tasks, and the local queue), `slot_table` (the slots, and their processes), `feeding`
-(tasks go into slots), `recalling` (and come back), `replacing` (which slots make way), `slot_events` (what slots tell),
+The parts are `local_tasks` (the tasks and the local queue), `slot_table` (the slots and their processes), `feeding`
+(tasks go into slots), `recalling` (tasks come back), `replacing` (slots make way), `slot_events` (reports of slots),
 `splitting` (bundles and chunks that end while they run), `stops` and `stopping` (cancels and time limits),
-`function_store` (functions that are kept for slots), `outcomes` (what an outcome says), `unacknowledged` (outcomes and
-output that the coordinator has not confirmed), `announcements` and `announced_capacity` (what else it is told), and
-`leaving`.
+`function_store` (functions that are kept for slots), `outcomes` (the contents of outcomes), `unacknowledged` (outcomes
+and output that the coordinator has not confirmed), `announcements` and `announced_capacity` (further reports to the
+coordinator), and `leaving`.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ from jobrunner.protocol.worker.stops import Stops
 from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 COMPLAIN_EVERY = 60.0
-"""Seconds between two lines about the same trouble."""
+"""Minimum time in seconds between two log lines about the same problem."""
 
 
 class WorkerCore:
-    """See the module. It makes the parts, and has the session with the coordinator.
+    """A worker's core, which creates the parts and has the session with the coordinator.
 
     All parts add their effects to one list, so that these are performed in the order in which they were caused.
     """
@@ -77,7 +77,7 @@ class WorkerCore:
     def __init__(self, settings: WorkerSettings, rng: random.Random, now: float) -> None:
         self.settings = settings
         self._effects: list[Effect] = []
-        """Those of the event that is being handled; the parts add theirs."""
+        """The effects of the event that is being handled; the parts add theirs."""
         effects = self._effects
         session = self.session = Session(self._hello, rng, now, settings.peer_timeout)
         self._unacknowledged = Unacknowledged(session, effects, settings.unacknowledged_bytes)
@@ -139,7 +139,7 @@ class WorkerCore:
             settings.drain_timeout,
         )
         self._complaint, self._complain_again = "", now
-        """Of a handshake, as last logged."""
+        """The problem of a handshake that was last logged, and the time from which it is logged again."""
 
     # --- the interface of a core ---
 
@@ -168,12 +168,12 @@ class WorkerCore:
         return earliest(times)
 
     def capacity(self) -> int:
-        """Tasks that can run at the same time."""
+        """Return the number of tasks that can run at the same time."""
         return self._slot_table.capacity()
 
     @property
     def draining(self) -> bool:
-        """Whether the worker takes nothing new, and is about to leave."""
+        """Whether the worker accepts no new tasks and is about to leave."""
         return self._leaving.draining
 
     def check_invariants(self) -> None:
@@ -233,15 +233,16 @@ class WorkerCore:
         if self.session.refusal:
             self._give_up(self.session.refusal, self.session.refusal_kind)
         elif event.reason != self._complaint or now >= self._complain_again:
-            # ZeroMQ tries again many times a second.
+            # ZeroMQ tries again many times a second, so the same reason is logged only once a minute.
             self._complaint, self._complain_again = event.reason, now + COMPLAIN_EVERY
             self._log("warning", event.reason)
 
     def _session_lost(self, unacked: list[m.Message]) -> None:
-        """Keep what the coordinator may not have: it is the only copy."""
+        """Keep all messages that the coordinator may not have received, because they are the only copies."""
         self._unacknowledged.session_lost(unacked)
         self._announcements.session_lost(self.tasks.values())
-        self._effects.append(ConnectionLost(self.session.loss))
+        if not self.session.refusal:
+            self._effects.append(ConnectionLost(self.session.loss))
 
     def _message(self, message: m.Message, now: float) -> None:
         handler = self.MESSAGES.get(type(message))
@@ -349,7 +350,7 @@ class WorkerCore:
         HandshakeFailed: _handshake_failed,
         DrainRequested: lambda core, _, now: core._leaving.drain(now),
     }
-    """What follows an event; any other one is none of a worker's."""
+    """The handler of each event; other events are not for a worker."""
 
     MESSAGES: ClassVar[Mapping[type[m.Message], Callable[[WorkerCore, Any, float], None]]] = {
         m.Assign: _assigned,
@@ -359,4 +360,4 @@ class WorkerCore:
         m.Welcome: _welcomed,
         m.Drain: lambda core, _, now: core._leaving.drain(now),
     }
-    """What follows a message; any other one changes nothing."""
+    """The handler of each message; other messages have no effect."""

@@ -1,9 +1,9 @@
-"""Which idle slots make way for tasks of other owners, and how much work slots have; pure.
+"""The choice of idle slots that make way for tasks of other owners. Pure functions.
 
-An idle slot whose owner has nothing queued makes way at once for a new process, where tasks of another owner wait
-without a slot: one slot for each task, but no more of them than have work for `START_SECONDS` each, so that two owners
-of short calls do not start processes for each other all the time. Idle slots of earlier epochs make way for each task
-of a later one.
+If tasks of another owner wait without a slot, an idle slot whose owner has nothing queued makes way at once for a new
+process. There is one slot for each task, but only as many slots as have work for `START_SECONDS` each, so that two
+owners of short calls do not keep starting processes in each other's place. Idle slots of earlier epochs make way for
+each task of a later one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobrunner.protocol.worker.slots import Slot, WorkerTask
 
 
 def outdated(slots: Iterable[Slot], queue: LocalQueue) -> list[Slot]:
-    """Idle slots of earlier epochs that nobody needs, as many as there are tasks of later ones without a slot."""
+    """Return idle slots of earlier epochs that nobody needs, one for each task of a later epoch without a slot."""
     slots = list(slots)
     free = sum(slot.owner is None for slot in slots)
     found: list[Slot] = []
@@ -40,20 +40,21 @@ def outdated(slots: Iterable[Slot], queue: LocalQueue) -> list[Slot]:
 
 
 Estimate: TypeAlias = "Callable[[WorkerTask], float]"
-"""Seconds that a task is expected to take, or UNKNOWN."""
+"""A function that returns the expected duration of a task in seconds, or UNKNOWN."""
 
 
 class Dismissal(NamedTuple):
-    """Slots that are to make way, and when to look again."""
+    """The slots that must make way, and the time at which to check again."""
 
     slots: list[Slot]
     look_at: float | None
 
 
 def unneeded(slots: Iterable[Slot], queue: LocalQueue, estimate: Estimate, now: float) -> Dismissal:
-    """Of these slots, which stay, idle ones whose owner has nothing queued: as many as others have use for.
+    """Return the idle slots whose owner has nothing queued, as many as other owners can use.
 
-    Tasks that are known to be short wait for slots that serve their owner already, until one of these is stuck.
+    `slots` are those that stay. Tasks that are known to be short wait for slots that already serve their owner, until
+    one of these is stuck.
     """
     slots = list(slots)
     idle = [slot for slot in slots if slot.idle and slot.owner is not None and not queue.count(slot.owner)]
@@ -74,10 +75,10 @@ def unneeded(slots: Iterable[Slot], queue: LocalQueue, estimate: Estimate, now: 
 
 
 def work_for_slots(tasks: Iterable[WorkerTask], estimate: Estimate, most: int) -> float:
-    """How many slots these tasks keep busy for START_SECONDS, each task one at the most; no more than `most`.
+    """Return how many slots these tasks keep busy for START_SECONDS, up to `most`; a task counts as one slot at most.
 
-    A task that has begun before counts as a whole slot: those that kill their process, one after the other, would keep
-    the only slot of their owner starting, beside idle slots of others.
+    A task that has begun before counts as a whole slot. Otherwise tasks that kill their process, one after the other,
+    would keep the only slot of their owner starting beside idle slots of others.
     """
     work = 0.0
     for task in tasks:
@@ -88,7 +89,7 @@ def work_for_slots(tasks: Iterable[WorkerTask], estimate: Estimate, most: int) -
 
 
 def filling(slots: int, tasks: Iterable[WorkerTask], estimate: Estimate) -> int:
-    """How many of these tasks, from the first on, will soon be run by so many slots that are starting."""
+    """Return how many of the first tasks will soon be run by this number of starting slots."""
     work, count = 0.0, 0
     for task in tasks:
         work += share_of_slot(estimate(task))
@@ -99,5 +100,5 @@ def filling(slots: int, tasks: Iterable[WorkerTask], estimate: Estimate) -> int:
 
 
 def share_of_slot(seconds: float) -> float:
-    """Of what a slot does in START_SECONDS, what a task takes that is expected to last so long."""
+    """Return the share of START_SECONDS that a task of this expected duration takes."""
     return 1.0 if seconds == UNKNOWN else min(seconds / START_SECONDS, 1.0)

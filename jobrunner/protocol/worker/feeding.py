@@ -1,7 +1,7 @@
-"""Tasks go from the local queue into slots: one to each idle slot, then short ones behind them, evenly.
+"""The way of tasks from the local queue into slots: one to each idle slot, then short ones behind them, evenly.
 
-How much a slot may be given, the slot knows (`slots`). Nothing is fed while too many outcomes are unacknowledged, nor
-while the worker drains and can give its queue back instead.
+Each slot knows how much it may be given (`slots`). No task is fed while too many outcomes are unacknowledged, or while
+the worker drains and can give its queue back instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 
 class Feeding:
-    """Feeds the slots of a worker once in each turn."""
+    """The feeding of a worker's slots, once in each turn."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Feeding:
         self._effects = effects
 
     def may_feed(self) -> bool:
-        """Whether tasks of the queue may get into slots now."""
+        """Return whether queued tasks may go into slots now."""
         if self._slot_table.closed and self._session.open:
             return False
         return self._unacknowledged.has_room()
@@ -73,7 +73,7 @@ class Feeding:
         estimate = self._functions.estimate(task)
         if not slot.has_capacity(estimate, timeout is not None, calls):
             if calls > slot.calls_left:
-                slot.leave()  # a new process takes it
+                slot.leave()  # a new process takes the task
             return False
         self._queue.pop(owner, now)
         task.estimate = max(estimate, 0.0)

@@ -1,8 +1,9 @@
-"""The functions of a worker: kept for its slots as long as the coordinator relies on them, or a task here needs them.
+"""The functions of a worker, which are kept while the coordinator relies on them or a task needs them.
 
 The coordinator says which functions may be dropped; one that a task still needs lingers until the task has ended. A
-part stays as long as a function that has it. Slots hear with their next task what they may drop, or at once where it is
-large. For each function the store also knows which of its modules were not found here, and how long its calls take.
+part stays as long as a function that has it. Slots are told with their next task which functions they may drop, or at
+once if one is large. For each function the store also knows which of its modules are missing, and how long its calls
+take.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.protocol.worker.slots import READY, Owner, Slot, WorkerTask
 
 LARGE_DEFINITION = 512 * 1024
-"""Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
+"""Size in bytes from which slots are told at once that they may drop a function or part."""
 
 
 class FunctionStore:
-    """Definitions by key. `missing`: which of these modules the slots cannot import, see WorkerSettings."""
+    """The definitions by key. `missing` returns the modules that slots cannot import, see WorkerSettings."""
 
     def __init__(self, slots: Mapping[SlotId, Slot], missing: Callable[[Iterable[str]], list[str]]) -> None:
         self._slots = slots
         self._missing = missing
         self.definitions: dict[m.FunctionKey, m.FunctionDef] = {}
         self.lingering: dict[m.FunctionKey, None] = {}
-        """Functions that the coordinator takes to be forgotten here, though a task that is still here needs them."""
+        """Functions that the coordinator no longer relies on, but that may still be needed."""
         self.missing_modules: dict[m.FunctionKey, list[str]] = {}
-        """Of `definitions`, those that need modules which were not found when they came, and these."""
+        """By function, the modules that were missing when the function arrived."""
         self.estimates: dict[m.FunctionKey, float] = {}
-        """Seconds that a call is expected to take."""
+        """By function, the expected duration of a call in seconds."""
 
     # --- what comes and goes ---
 
     def learn(self, definition: m.FunctionDef) -> None:
-        """The coordinator relies on this function from now on."""
-        # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
+        """Keep this function, because the coordinator relies on it from now on."""
+        # A definition with the same key is equal. The old one stays, because slots have it, perhaps in shared memory.
         self.definitions.setdefault(definition.key, definition)
         self.lingering.pop(definition.key, None)
         missing_modules = self._missing(definition.modules) if definition.modules else []
@@ -49,17 +50,17 @@ class FunctionStore:
             self.missing_modules.pop(definition.key, None)
 
     def may_drop(self, keys: Iterable[m.FunctionKey]) -> None:
-        """The coordinator does not rely on these any more."""
+        """Note that the coordinator no longer relies on these functions."""
         self.lingering.update(dict.fromkeys(keys))
 
     def session_opened(self) -> None:
-        """The coordinator does not rely on any function of an earlier session."""
+        """Note that the coordinator relies on no function of an earlier session."""
         self.lingering = dict.fromkeys(self.definitions)
 
     def drop(self, tasks: Iterable[WorkerTask]) -> list[RunTasks]:
-        """Drop those that linger and that no task needs any more, nor a function that stays.
+        """Drop lingering functions that are needed neither by a task nor by a function that stays.
 
-        Slots that are to hear of it at once are given what is returned.
+        Returns effects for slots that must be told at once.
         """
         needed = {key for t in tasks for key in (t.assignment.body.function, t.assignment.body.initializer)}
         for key, definition in self.definitions.items():
@@ -83,18 +84,18 @@ class FunctionStore:
     # --- what a task needs ---
 
     def knows_parts_of(self, definition: m.FunctionDef) -> bool:
-        """Whether all of a function's parts are here, each of which has none."""
+        """Return whether all parts of a function are here and have no parts themselves."""
         parts = [self.definitions.get(part) for part in definition.parts]
         return all(part is not None and not part.parts for part in parts)
 
     def knows_functions_of(self, assignment: m.Assignment) -> bool:
-        """Whether the function and the initializer of a task are here."""
+        """Return whether the function and the initializer of a task are here."""
         return assignment.body.function in self.definitions and (
             assignment.body.initializer is None or assignment.body.initializer in self.definitions
         )
 
     def missing_for(self, assignment: m.Assignment) -> list[str]:
-        """Modules that the call needs, does not bring along, and that cannot be imported now."""
+        """Return the modules that the call requires and does not ship, and that cannot be imported now."""
         suspects = list(self.missing_modules.get(assignment.body.function, ()))
         if assignment.body.initializer is not None:
             suspects += self.missing_modules.get(assignment.body.initializer, ())
@@ -103,7 +104,10 @@ class FunctionStore:
         return self._missing(suspects) if suspects else []
 
     def owner_of(self, assignment: m.Assignment, key: str) -> Owner:
-        """Calls with modules of their own are kept apart from others as those of different owners are."""
+        """Return the task's owner.
+
+        Calls with shipped modules have an owner of their own, so that they do not share slots with other calls.
+        """
         if assignment.body.initializer is None:
             return Owner(key)
         initializer = self.definitions[assignment.body.initializer]
@@ -112,11 +116,11 @@ class FunctionStore:
         return Owner(key)
 
     def name_of(self, task: WorkerTask) -> str:
-        """The name that users see."""
+        """Return the task's name as users see it."""
         return task.assignment.body.options.name or self.definitions[task.assignment.body.function].name
 
     def run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
-        """Give a slot these tasks, with the functions that it lacks and those that it may drop."""
+        """Return the effect that gives a slot these tasks, with functions that it lacks and keys that it may drop."""
         functions: list[m.FunctionDef] = []
         for task in tasks:
             for key in (task.function, task.initializer):
@@ -127,13 +131,13 @@ class FunctionStore:
     # --- how long calls take ---
 
     def took(self, task: WorkerTask, duration: float) -> None:
-        """The task has ended after so many seconds."""
+        """Note that the task has taken this number of seconds."""
         key = task.assignment.body.function
         each = duration / task.elements
         self.estimates[key] = updated_estimate(self.estimates.get(key, UNKNOWN), each)
 
     def estimate(self, task: WorkerTask) -> float:
-        """Seconds that a task is expected to take, or UNKNOWN."""
+        """Return the expected duration of a task in seconds, or UNKNOWN."""
         each = self.estimates.get(task.assignment.body.function, UNKNOWN)
         return each if each == UNKNOWN else each * task.elements
 

@@ -1,7 +1,7 @@
-"""How a worker leaves: it drains, and stops when its tasks have ended; or it gives up, because it can be of no use.
+"""The end of a worker: it drains, and stops when its tasks have ended; or it gives up, because it is of no use.
 
-A worker that drains takes nothing new, gives its queue back, and lets what runs end until `drain_timeout`. What has not
-ended by then is given back too, except tasks that may run but once.
+A draining worker accepts no new tasks, gives its queue back, and lets running tasks end until `drain_timeout`. Tasks
+that have not ended by then are given back too, except those that may run only once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 
 class Leaving:
-    """Whether the worker drains, and whether it has stopped."""
+    """The end of a worker: whether it drains, and whether it has stopped."""
 
     def __init__(
         self,
@@ -37,12 +37,12 @@ class Leaving:
         self._drain_timeout = drain_timeout
         self.draining = False
         self.drain_until: float | None = None
-        """When it leaves in any case."""
+        """The time at which the worker leaves in any case."""
         self.stopped = False
-        """Nothing happens here any more."""
+        """True if the worker has ended, so that no event has an effect any more."""
 
     def drain(self, now: float) -> None:
-        """Take nothing new, and leave as soon as what runs has ended."""
+        """Accept no new tasks, and leave as soon as the running ones have ended."""
         if self.draining:
             return
         self.draining = True
@@ -60,7 +60,7 @@ class Leaving:
                 self._recalling.recall(slot, now)
 
     def leave_if_done(self, now: float) -> None:
-        """Stop if the worker drains, and nothing is left to do, or no time."""
+        """Stop if the worker drains and has nothing left to do, or has no time left."""
         if not self.draining:
             return
         tasks, queue, slots = (
@@ -80,7 +80,7 @@ class Leaving:
             return
         if tasks and self._session.open:
             self._log("warning", f"{len(tasks)} tasks did not finish in time; they run again elsewhere")
-            # One that runs and may run but once is not given back: it is lost.
+            # A running task that may run only once is not given back: it is lost.
             pairs = [
                 (task.id, task.assignment.attempt)
                 for task in tasks.values()
@@ -93,7 +93,7 @@ class Leaving:
         self._effects.append(Stop())
 
     def give_up(self, error: str, kind: str) -> None:
-        """Stop because of an error of that kind; no coordinator takes this worker, or no slot can be started."""
+        """Stop with an error of that kind, because no coordinator accepts this worker or no slot can be started."""
         self.stopped = True
         self._effects.append(GiveUp(error, kind))
 

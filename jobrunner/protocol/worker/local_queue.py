@@ -1,4 +1,4 @@
-"""The tasks at a worker that wait for a slot, in order for each owner."""
+"""The tasks of a worker that wait for a slot, in order for each owner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobrunner.protocol.worker.slots import Owner, Slot, WorkerTask
 
 
 class LocalQueue:
-    """The tasks that wait for a slot: in order, for each owner. Owners are in the order in which they came."""
+    """The tasks that wait for a slot, in order for each owner. The owners are in the order of their arrival."""
 
     __slots__ = ("_queues", "_size", "moved_at")
 
@@ -17,7 +17,8 @@ class LocalQueue:
         self._queues: dict[Owner, deque[WorkerTask]] = {}
         self._size = 0
         self.moved_at = now
-        """When a slot last took one of these tasks, or something else happened after which one soon may."""
+        """The last time when a slot took one of these tasks, or when another event made it likely that one soon will.
+        """
 
     def __len__(self) -> int:
         return self._size
@@ -31,11 +32,11 @@ class LocalQueue:
         return self._queues.keys()
 
     def count(self, owner: Owner) -> int:
-        """Tasks of that owner."""
+        """Return the number of tasks of that owner."""
         return len(self._queues.get(owner, ()))
 
     def tasks_of(self, owner: Owner) -> Iterable[WorkerTask]:
-        """In order."""
+        """Return the tasks of that owner, in order."""
         return self._queues.get(owner, ())
 
     def push(self, task: WorkerTask, *, front: bool = False) -> None:
@@ -49,16 +50,16 @@ class LocalQueue:
         self._size += 1
 
     def first(self, owner: Owner) -> WorkerTask | None:
-        """The next task of that owner."""
+        """Return the next task of that owner."""
         queue = self._queues.get(owner)
         return queue[0] if queue else None
 
     def moved(self, now: float) -> None:
-        """These tasks have not waited in vain until now."""
+        """Note that the tasks have a prospect of a slot at this time."""
         self.moved_at = now
 
     def pop(self, owner: Owner, now: float) -> WorkerTask:
-        """Take what `first` gives."""
+        """Remove and return the next task of that owner."""
         task = self._queues[owner].popleft()
         self.moved_at = now
         self._taken(owner)
@@ -69,7 +70,7 @@ class LocalQueue:
         self._taken(task.owner)
 
     def cut(self, keep: int) -> list[WorkerTask]:
-        """Take all but the first `keep`."""
+        """Remove and return all tasks but the first `keep`."""
         tasks = list(self)
         self._queues.clear()
         self._size = 0
@@ -78,7 +79,7 @@ class LocalQueue:
         return tasks[keep:]
 
     def neediest(self, slots: Iterable[Slot]) -> Owner:
-        """The owner whom the fewest of these slots serve; the one that came first, of several."""
+        """Return the owner whom the fewest of these slots serve; of several, the one that arrived first."""
         if len(self._queues) == 1:
             return next(iter(self._queues))
         served = [slot.owner for slot in slots if slot.stays]

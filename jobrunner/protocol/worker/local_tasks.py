@@ -1,7 +1,7 @@
-"""The tasks at a worker, each in the local queue or in a slot, from their assignment until their outcome is on its way.
+"""The tasks of a worker, each in the local queue or in a slot, from their assignment until their outcome is sent.
 
-Here a task comes, ends, goes on under another name, returns to the head of the queue, or is given back to the
-coordinator. Which slot it is in, the slot knows.
+Here a task arrives, ends, continues under another id, returns to the head of the queue, or is given back to the
+coordinator. Each slot knows which tasks are in it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 
 class LocalTasks:
-    """`tasks` are all that are here, `queue` those of them that are in no slot."""
+    """The tasks of a worker: `tasks` has all of them, and `queue` those that are in no slot."""
 
     def __init__(
         self,
@@ -36,30 +36,30 @@ class LocalTasks:
         self._effects = effects
 
     def add(self, task: WorkerTask, now: float) -> None:
-        """The task has come."""
+        """Add a task that has arrived."""
         self.tasks[task.assignment.id] = task
         if not self.queue:
             self.queue.moved(now)
         self.queue.push(task)
 
     def join(self, task: WorkerTask, assignment: m.Assignment) -> None:
-        """The task is assigned again while the earlier attempt is still here: it goes on under the new number."""
+        """Continue a task that is still here under the number of the attempt that is assigned now."""
         task.assignment = task.assignment._replace(attempt=assignment.attempt, unbegun=assignment.unbegun)
 
     def end(self, task: WorkerTask, outcome: m.Outcome) -> None:
-        """The task is out of every slot and queue: its outcome leaves with this turn."""
+        """Remove a task that is in no slot or queue; its outcome is sent in this turn."""
         del self.tasks[outcome.id]
         if task.stop_at is not None or task.stop_reason is not None:
             self._stops.discard(task)
         self._unacknowledged.add(outcome)
 
     def go_on(self, task: WorkerTask, assignment: m.Assignment) -> None:
-        """A part of a task that has ended goes on in its slot, as a task of its own."""
+        """Continue a part of a task that has ended as a task of its own, in the same slot."""
         task.assignment = assignment
         self.tasks[assignment.id] = task
 
     def requeue(self, task: WorkerTask) -> None:
-        """Back to the head of the local queue; it has not started (or is taken not to have)."""
+        """Put a task back at the head of the local queue; it has not started, or counts as not started."""
         if task.stop_reason == m.CANCELLED:
             self.end(task, outcomes.cancelled(task))
             return
@@ -67,7 +67,7 @@ class LocalTasks:
         self.queue.push(task, front=True)
 
     def give_back(self, now: float, keep: int = 0) -> None:
-        """Let the coordinator find a better place for what has not started, but for the first `keep` tasks."""
+        """Give queued tasks, except the first `keep`, back to the coordinator, which finds a better place."""
         self.queue.moved(now)
         if not self._session.open or len(self.queue) <= keep:
             return

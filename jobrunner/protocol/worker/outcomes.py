@@ -1,4 +1,4 @@
-"""How attempts end at a worker: functions that make their outcomes; pure.
+"""The outcomes of attempts at a worker. Pure functions.
 
 Each outcome of an attempt that did not simply return names the worker and the host where the task ran.
 """
@@ -13,24 +13,24 @@ from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slots import WorkerTask
 
 NEARLY_ALL = 0.8
-"""Share of its slot's memory from which on a death is put down to it."""
+"""Share of a slot's memory limit from which its death is attributed to a lack of memory."""
 
 FAILURES = (m.ERROR, FINAL_ERROR, INITIALIZER_FAILED)
-"""The statuses with which a slot says that a call did not return a result."""
+"""The statuses with which a slot reports that a call did not return a result."""
 
 
 def location(settings: WorkerSettings) -> m.Detail:
-    """The worker and the host, as the first entries of an outcome's detail."""
+    """Return the worker and the host as the first entries of an outcome's detail."""
     return {"worker": settings.name, "host": settings.host}
 
 
 def cancelled(task: WorkerTask) -> m.Outcome:
-    """The task was cancelled before it began."""
+    """Return the outcome of a task that was cancelled before it began."""
     return m.Outcome(task.id, task.assignment.attempt, m.CANCELLED)
 
 
 def too_many_calls(task: WorkerTask, most: int, settings: WorkerSettings) -> m.Outcome:
-    """No slot of this worker makes as many calls as the task has."""
+    """Return the outcome of a task that has more calls than a slot of this worker makes."""
     detail = location(settings)
     detail["error"] = f"its {task.elements} calls are more than a slot makes here, {most}"
     detail["most_calls"] = most
@@ -40,7 +40,7 @@ def too_many_calls(task: WorkerTask, most: int, settings: WorkerSettings) -> m.O
 def ended(
     task: WorkerTask, status: int, payload: Payload, duration: float, settings: WorkerSettings
 ) -> m.Outcome:
-    """The task ended by itself in its slot, with one of the statuses that slots use."""
+    """Return the outcome of a task that ended by itself in its slot, with one of the statuses that slots use."""
     a = task.assignment
     if status == m.OK:
         return m.Outcome(a.id, a.attempt, m.OK, payload, duration)
@@ -53,13 +53,13 @@ def ended(
 
 
 def split(task: WorkerTask, running: int, payload: Payload, settings: WorkerSettings) -> m.Outcome:
-    """A bundle ends with the results so far, and the call with that index runs on."""
+    """Return the outcome of a bundle that ends with the results so far, while the call with this index continues."""
     detail: m.Detail = {**location(settings), "running": running}
     return m.Outcome(task.id, task.assignment.attempt, m.SPLIT, payload, 0.0, detail)
 
 
 def divided(task: WorkerTask, stop: int, settings: WorkerSettings) -> m.Outcome:
-    """A chunk ends, and its elements before `stop` go on as a task of their own."""
+    """Return the outcome of a chunk that ends, while its elements before `stop` continue as a task of their own."""
     detail: m.Detail = {**location(settings), "stop": stop}
     return m.Outcome(task.id, task.assignment.attempt, m.SPLIT, b"", 0.0, detail)
 
@@ -67,7 +67,7 @@ def divided(task: WorkerTask, stop: int, settings: WorkerSettings) -> m.Outcome:
 def too_large(
     task: WorkerTask, payload: Payload, welcome: m.Welcome | None, settings: WorkerSettings
 ) -> m.Outcome | None:
-    """The outcome instead of one whose payload the coordinator would not take; None if it takes this one."""
+    """Return the outcome that replaces one whose payload is too large for the coordinator, and None if it is not."""
     size = payload_size(payload)
     if welcome is None or size <= welcome.max_payload:
         return None
@@ -78,7 +78,7 @@ def too_large(
 def stopped(
     task: WorkerTask, duration: float, exited: SlotExited | None, settings: WorkerSettings
 ) -> m.Outcome:
-    """The task was stopped: by a cancel, or because its time was up."""
+    """Return the outcome of a task that was stopped, by a cancel or because its time was up."""
     assert task.stop_reason is not None
     detail = location(settings)
     if task.stop_reason == m.TIMED_OUT:
@@ -93,7 +93,7 @@ def stopped(
 
 
 def crashed(task: WorkerTask, duration: float, exited: SlotExited, settings: WorkerSettings) -> m.Outcome:
-    """The slot's process died while it ran the task."""
+    """Return the outcome of a task during which the slot's process died."""
     detail = _death(exited, settings)
     if exited.element >= 0 and isinstance(task.assignment.body.kind, Chunk):
         detail["element"] = exited.element

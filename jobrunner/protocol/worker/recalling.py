@@ -1,8 +1,8 @@
-"""Tasks come back from slots in which they wait too long: the slot is asked, and bypassed where it does not answer.
+"""The way of tasks back from slots in which they wait too long.
 
-A slot whose task turns out long gives back what waits behind it (RecallTasks). One that has not answered for a while,
-because a call keeps all else in its process from running, is taken them without its help (RetractTasks). When each is
-due, the slot knows (`slots`).
+A slot whose task turns out to be long gives back the tasks behind it (RecallTasks). If it has not answered for a while,
+because a call blocks its whole process, the tasks are taken from it without its help (RetractTasks). Each slot knows
+when each of these is due (`slots`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobrunner.protocol.worker.slots import Owner, Slot
 
 
 class Recalling:
-    """The owner of what a Slot says of recalls: `recalled`, `recalled_at` and `retracted_at`."""
+    """The recalls of slots; this class owns the fields `recalled`, `recalled_at` and `retracted_at` of a Slot."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class Recalling:
         self._effects = effects
 
     def recall(self, slot: Slot, now: float, *, bundle: bool = True) -> None:
-        """Ask the slot for what it has not begun; `bundle`: also for the rest of a bundle that it runs."""
+        """Ask the slot for the tasks that it has not begun; `bundle` includes the rest of a bundle that it runs."""
         slot.recalled, slot.recalled_at = True, now
         self._effects.append(RecallTasks(slot.id, bundle))
 
     def returned(self, event: SlotReturned, now: float) -> None:
-        """The slot has answered."""
+        """Take back the tasks that the slot has returned."""
         slot = self._slots.get(event.slot)
         if slot is None:
             return
@@ -52,20 +52,23 @@ class Recalling:
         self._take_back(slot, event.numbers, now)
         running = slot.running()
         if running is not None and running.stop_reason is not None and running.stop_stage == 1:
-            # It may have begun after its interrupt had found another one running.
+            # The task may have begun after its interrupt had found another one running.
             self._effects.append(InterruptTask(slot.id, running.number))
 
     def retracted(self, event: SlotRetracted, now: float) -> None:
-        """As if it had returned them, only that it gets no others before it has answered the recall."""
+        """Take back tasks that were retracted.
+
+        The slot gets no further tasks before it has answered the recall.
+        """
         slot = self._slots.get(event.slot)
         if slot is None:
             return
         self._take_back(slot, event.numbers, now)
         if not slot.queue:
-            slot.leave()  # what keeps it from running is nothing that anybody waits for
+            slot.leave()  # nobody waits for the call that keeps its process busy
 
     def watch(self, now: float) -> None:
-        """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""
+        """Recall tasks behind one that turns out to be long, and announce tasks that have been running for a while."""
         spare = self._spare_for()
         for slot in self._slots.values():
             running = slot.running()
@@ -84,7 +87,7 @@ class Recalling:
                 self._announcements.runs(running)
 
     def times(self) -> list[float | None]:
-        """When `watch` has something to do."""
+        """Return the times at which `watch` has something to do."""
         times: list[float | None] = []
         spare = self._spare_for()
         for slot in self._slots.values():
@@ -98,14 +101,14 @@ class Recalling:
         return times
 
     def _take_back(self, slot: Slot, numbers: list[int], now: float) -> None:
-        """To the head of the queue, in order."""
+        """Put the tasks with these numbers back at the head of the queue, in order."""
         tasks = [task for number in numbers if (task := slot.take_back(number)) is not None]
         for task in reversed(tasks):
             self._local_tasks.requeue(task)
         self._local_tasks.queue.moved(now)
 
     def _spare_for(self) -> set[Owner | None]:
-        """The owners whose tasks a slot could take that has nothing to do."""
+        """Return the owners whose tasks an idle slot could take."""
         if self._local_tasks.queue:
             return set()
         idle = {slot.owner for slot in self._slots.values() if slot.has_capacity(UNKNOWN, alone=True)}

@@ -1,8 +1,8 @@
-"""Which slots make way for new processes: for tasks of other owners, or because they have made enough calls.
+"""The replacement of slots by new processes, for tasks of other owners or after the maximum number of calls.
 
-A slot that is to leave gets no more tasks, and is replaced as soon as it is idle. `dismissal` says which idle slots are
-of no more use to what waits. Where more owners have tasks here than there are slots, a busy slot that has served its
-owner for `FAIRNESS_QUANTUM` makes way as soon as it is idle.
+A slot that leaves gets no more tasks, and is replaced as soon as it is idle. `dismissal` says which idle slots are of
+no use to the waiting tasks. If more owners have tasks here than there are slots, a busy slot that has served its owner
+for `FAIRNESS_QUANTUM` makes way as soon as it is idle.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from jobrunner.protocol.worker.slots import ENDING
 
 
 class Replacing:
-    """Looks at the slots and the queue in each turn, and says when to look again.
+    """The check, in each turn, which slots must leave, and the time of the next check.
 
-    `may_feed` says whether tasks of the queue may get into slots now.
+    `may_feed` tells whether queued tasks may go into slots now.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Replacing:
         self._estimate = estimate
         self._calls_are_limited = calls is not None
         self.look_at: float | None = None
-        """When a slot will have served its owner for long enough, where another one waits."""
+        """The time at which a slot will have served its owner for long enough, if another owner waits."""
 
     def make_way(self, now: float) -> None:
-        """Have slots replaced that others have use for, and those that have made all the calls that they may."""
+        """Replace slots that others can use, and those that have made the maximum number of calls."""
         self.look_at = None
         if self._calls_are_limited:
             for slot in self._slot_table.slots.values():
@@ -51,7 +51,7 @@ class Replacing:
             self._dismiss_busy(now)
 
     def _dismiss_idle(self, now: float) -> None:
-        """Idle slots that can run nothing that waits here make way for what does."""
+        """Replace idle slots that can run none of the waiting tasks, for tasks that wait."""
         for slot in outdated(self._slot_table.staying(), self._queue):
             slot.leave()
         self._slot_table.replace_leaving(now)
@@ -61,7 +61,7 @@ class Replacing:
         self._slot_table.replace_leaving(now)
 
     def _dismiss_busy(self, now: float) -> None:
-        """Where no slot serves an owner, nor will as soon as it is up, one makes way that served another for long."""
+        """Replace a slot that has served its owner for long, if another owner has no slot and will get none soon."""
         staying = self._slot_table.staying()
         served = {slot.owner for slot in staying}
         slots = self._slot_table.slots.values()

@@ -1,4 +1,4 @@
-"""What a worker's core is told about itself."""
+"""The settings of a worker's core."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jobrunner.protocol.wire.ids import WorkerId
 
 
 def has_all(names: Iterable[str]) -> list[str]:
-    """The `missing` of a worker that can import whatever its clients can."""
+    """Return the missing modules of a worker that can import whatever its clients can: none."""
     return []
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What the core is told about itself. Times in seconds."""
+    """The settings of a worker's core. Times are in seconds."""
 
     id: WorkerId
     name: str
@@ -28,14 +28,14 @@ class WorkerSettings:
     resources: Mapping[str, float] = field(default_factory=dict)
     stop_grace: float = 5.0
     exit_wait: float = EXIT_WAIT
-    """Seconds that the process of a slot has to end by itself."""
+    """The maximum time that a slot's process has to end by itself."""
     drain_timeout: float = 60.0
     unacknowledged_bytes: int = 256 * 1024 * 1024
     slot_memory: int | None = None
-    """Bytes that each slot may take."""
+    """Maximum memory of each slot in bytes."""
     max_tasks_per_slot: int | None = None
-    """Calls that one process of a slot runs at most."""
+    """Maximum number of calls that one process of a slot runs."""
     peer_timeout: float = PEER_TIMEOUT
-    """0: the coordinator is in this process."""
+    """The silence after which the coordinator counts as lost; 0 means that it is in this process."""
     missing: Callable[[Iterable[str]], list[str]] = has_all
-    """Which of these top-level modules the slots cannot import; it looks for them, and imports nothing."""
+    """A function that returns those of these top-level modules that slots cannot import; it imports nothing."""

@@ -1,4 +1,4 @@
-"""What slots tell of the tasks in them: how they ended, what they print and wait for, and that the process has died.
+"""The reports of slots about their tasks: how they end, what they print and wait for, and that the process has died.
 
 When a slot's process dies, the task that ran in it has crashed, and the others in it return to the head of the queue.
 """
@@ -26,7 +26,10 @@ from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 
 class SlotEvents:
-    """Passes on to the other parts of the worker what its slots have told. A slot that is gone tells nothing."""
+    """The handler of slots' reports, which passes them on to other parts of the worker.
+
+    Reports of ended slots are ignored.
+    """
 
     def __init__(
         self,
@@ -50,7 +53,7 @@ class SlotEvents:
         self._settings = settings
 
     def finished(self, event: SlotFinished, now: float) -> None:
-        """Tasks have ended by themselves, or because they were interrupted."""
+        """End tasks that have ended by themselves or because they were interrupted."""
         slot = self._slots.get(event.slot)
         if slot is None:
             return
@@ -65,14 +68,14 @@ class SlotEvents:
                 outcome = outcomes.stopped(task, duration, None, self._settings)
             else:
                 if status == INITIALIZER_FAILED:
-                    slot.leave()  # nobody knows what it has left behind there
+                    slot.leave()  # nobody knows what the interrupted task has left behind there
                 excess = outcomes.too_large(task, payload, self._session.welcome, self._settings)
                 outcome = excess or outcomes.ended(task, status, payload, duration, self._settings)
             self._local_tasks.end(task, outcome)
             slot.last = outcome.id, self._functions.name_of(task)
 
     def exited(self, event: SlotExited, now: float) -> None:
-        """The process of a slot has died, or has ended as it was told to."""
+        """Handle the end of a slot's process, which has died or was told to end."""
         slot = self._slot_table.exited(event, now)
         if slot is None:
             return
@@ -91,26 +94,26 @@ class SlotEvents:
         self._local_tasks.queue.moved(now)
 
     def blocked(self, event: SlotBlocked, now: float) -> None:
-        """The task that runs waits for tasks of its own, or does no longer: what waits behind it is recalled."""
+        """Note that the running task waits, or no longer waits, for its own tasks; recall the tasks behind it."""
         slot = self._slot_table.blocked(event, now)
         if slot is not None and slot.holds_back:
             self._recalling.recall(slot, now)
 
     def awaits(self, event: SlotAwaits, now: float) -> None:
-        """A task waits for these calls."""
+        """Note the calls for which a task waits."""
         slot = self._slots.get(event.slot)
         task = None if slot is None else slot.queue.get(event.number)
         if task is not None:
             self._announcements.awaits(task, event)
 
     def spoiled(self, event: SlotSpoiled, now: float) -> None:
-        """The process is to run no other task."""
+        """Let the slot leave, because its process must run no other task."""
         slot = self._slots.get(event.slot)
         if slot is not None:
             slot.leave()
 
     def printed(self, event: SlotPrinted, now: float) -> None:
-        """Text is put down to the task that its slot names, to the one that runs, or to the last one that ran."""
+        """Attribute text to the task that its slot names, to the running one, or to the last one that ran."""
         slot = self._slots.get(event.slot)
         if slot is None or not self._unacknowledged.takes_output():
             return

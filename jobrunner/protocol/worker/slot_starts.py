@@ -1,8 +1,8 @@
-"""When a worker may start the processes of its slots; pure.
+"""The times at which a worker may start the processes of its slots. Pure.
 
-All that are missing are started at once. Where that fails for want of descriptors, processes or memory, nothing has
-died: the slots that there are go on, and a single start is tried from time to time, later and later. As soon as one
-works, or a process has ended and released what it held, the others are tried too.
+All missing processes are started at once. If that fails for lack of descriptors, processes or memory, no task has
+failed: the existing slots continue, and a single start is tried from time to time, at growing intervals. As soon as one
+succeeds, or a process has ended and released its resources, the others are tried too.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from jobrunner.protocol.wire.ids import SlotId
 
 FIRST_PAUSE = 0.2
-"""Seconds after the first start that failed until another one is tried; each pause is twice as long as the last."""
+"""Pause in seconds after the first failed start; each further pause is twice as long."""
 
 MAX_PAUSE = 10.0
-"""Seconds."""
+"""Maximum pause in seconds between two tries."""
 
 
 class Starts:
@@ -21,17 +21,20 @@ class Starts:
 
     def __init__(self) -> None:
         self.short = False
-        """Starting more slots has failed, and no start that was tried since has worked."""
+        """True if a start has failed and none that was tried since has succeeded."""
         self.failures = 0
-        """Tries in a row that have failed without anything having changed; starts of one moment count as one."""
+        """The number of failed tries in a row without any change in between; starts of one moment count as one."""
         self.why = ""
-        """Of the last failure."""
+        """The reason of the last failure."""
         self._try_at = 0.0
         self._trial: SlotId | None = None
         """The slot whose start is being tried."""
 
     def permitted(self, missing: int, now: float) -> int:
-        """How many of the missing slots may be started now; if `short`, tell `tried` which one it is."""
+        """Return how many of the missing slots may be started now.
+
+        If `short`, the caller passes the slot to `tried`.
+        """
         if not self.short:
             return missing
         return min(missing, int(self._trial is None and now >= self._try_at))
@@ -40,7 +43,7 @@ class Starts:
         self._trial = slot
 
     def failed(self, slot: SlotId, why: str, now: float) -> bool:
-        """That slot could not be started; True if this is a new try's failure, and not one of the same moment."""
+        """Note that the slot could not be started; return True unless it is another failure of the same moment."""
         fresh = not self.short or slot == self._trial
         if fresh:
             self._trial = None
@@ -50,19 +53,19 @@ class Starts:
         return fresh
 
     def ready(self, slot: SlotId) -> None:
-        """That slot has come up."""
+        """Note that the slot has started."""
         if slot == self._trial:
             self._trial = None
             self.short, self.failures = False, 0
 
     def hurry(self, slot: SlotId, now: float) -> None:
-        """That slot, which was up, has ended and released what it held, or its task waits for others: try again."""
+        """Try again at once, because a slot has ended and released its resources, or its task waits for others."""
         if slot == self._trial:
             self._trial = None
         self._try_at, self.failures = min(self._try_at, now), 0
 
     def is_tried(self, slot: SlotId) -> bool:
-        """Whether that slot is a mere trial so far."""
+        """Return whether the slot is the one whose start is being tried."""
         return slot == self._trial
 
     def next_try(self) -> float | None:

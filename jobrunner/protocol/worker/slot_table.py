@@ -1,7 +1,7 @@
-"""The slots of a worker: which there are, when their processes are started and ended, and how many tasks can run.
+"""The slots of a worker, the start and end of their processes, and the number of tasks that can run.
 
-A slot's process is started where one is missing, and ends when it is idle and nobody needs it, or when it is to be
-replaced. A slot is gone when its exit has been confirmed. Where starts fail, `slot_starts` says when to try again.
+A missing process is started, and an idle one ends if nobody needs it or if it must be replaced. A slot is removed when
+its exit has been confirmed. If starts fail, `slot_starts` says when to try again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from jobrunner.protocol.worker.slot_starts import Starts
 from jobrunner.protocol.worker.slots import ENDING, READY, STARTING, Slot
 
 START_FAILURES = 5
-"""Slots that may die in a row before they were ready, and starts that may fail in a row for want of resources; then a
-worker that has no other slot gives up, with what is known."""
+"""Maximum number of slots that die in a row before they are ready, and of starts that fail in a row for lack of
+resources. After that a worker without another slot gives up, and reports the reason."""
 
 MAX_REASON_LENGTH = 500
-"""Characters of why no slot can be started, in a message."""
+"""Maximum number of characters of the reason why no slot can be started, in a message."""
 
 
 class SlotTable:
-    """The slots by id. `give_up` ends the worker; `note_stuck` hears, after a failed start, whether it is stuck."""
+    """The slots by id.
+
+    `give_up` ends the worker; `note_stuck` is told after a failed start whether the worker is stuck.
+    """
 
     def __init__(
         self,
@@ -48,57 +51,57 @@ class SlotTable:
         self._effects = effects
         self.slots: dict[SlotId, Slot] = {}
         self.closed = False
-        """No slot is started any more."""
+        """True if no further slot is started."""
         self._next_slot = 0
         self._hash_seed: int | None = None
         self._welcomed = False
-        """The coordinator has been heard, so the seed is known and slots can be started."""
+        """True once the coordinator has answered, so that the hash seed is known and slots can be started."""
         self._start_failures = 0
         self._starts = Starts()
         self._told_short = False
-        """It was logged that there are fewer slots than wanted, and this has not changed since."""
+        """True if it was logged that there are fewer slots than wanted, and this has not changed since."""
 
     # --- how many there are ---
 
     def capacity(self) -> int:
-        """Tasks that can run at the same time: a task that only waits yields its slot."""
+        """Return the number of tasks that can run at the same time; tasks that wait have yielded their slots."""
         if self.closed:
             return 0
         wanted = self._wanted()
         return min(wanted, len(self._at_hand())) if self._starts.short else wanted
 
     def is_stuck(self) -> bool:
-        """Whether no task here can go on: each waits for tasks of its own, and no slot can be started for these.
+        """Return whether no task can continue: each waits for tasks of its own, and no slot can be started for these.
 
-        A process that is about to end releases what another one could start with.
+        As long as a process is about to end the worker is not stuck, because that releases resources for another one.
         """
         slots = self.slots.values()
         return self._starts.short and all(slot.blocked or self._starts.is_tried(slot.id) for slot in slots)
 
     def why_short(self) -> str:
-        """Why no further slot can be started."""
+        """Return the reason why no further slot can be started."""
         return self._starts.why
 
     def staying(self) -> list[Slot]:
-        """Those that are neither dying nor about to."""
+        """Return the slots that are neither ending nor about to leave."""
         return [slot for slot in self.slots.values() if slot.stays]
 
     def starting(self) -> int:
-        """How many are being started."""
+        """Return the number of slots that are being started."""
         return sum(slot.state == STARTING for slot in self.slots.values())
 
     def _wanted(self) -> int:
         return self._settings.slots + sum([slot.blocked for slot in self.slots.values()])
 
     def _at_hand(self) -> list[Slot]:
-        """Those that are there, or will be as far as is known."""
+        """Return the slots that exist, or that are expected to start."""
         slots = self.slots.values()
         return [slot for slot in slots if slot.state != ENDING and not self._starts.is_tried(slot.id)]
 
     # --- starting and ending them ---
 
     def take_seed(self, seed: int | None) -> None:
-        """All slots of a cluster have one; those with another make way as soon as they are idle."""
+        """Take the hash seed for all slots of the cluster; slots with another seed leave when they are idle."""
         if self._welcomed and seed != self._hash_seed:
             for slot in self.slots.values():
                 if slot.stays:
@@ -106,11 +109,11 @@ class SlotTable:
         self._hash_seed, self._welcomed = seed, True
 
     def close(self) -> None:
-        """Start no further slot: the worker leaves when its tasks have ended."""
+        """Start no further slot, because the worker leaves when its tasks have ended."""
         self.closed = True
 
     def adjust(self, now: float) -> None:
-        """Start processes where some are missing, and end idle ones that nobody stands in for any more."""
+        """Start missing processes, and end idle ones that are no longer needed as a stand-in."""
         if not self._welcomed or self.closed:
             return
         live = [slot for slot in self.slots.values() if slot.state != ENDING]
@@ -131,7 +134,7 @@ class SlotTable:
                 missing += 1
 
     def replace_leaving(self, now: float) -> None:
-        """End the idle ones among those that are to leave, and start others."""
+        """End idle slots among those that must leave, and start others."""
         ended = [slot for slot in self.slots.values() if slot.leaving and slot.idle]
         for slot in ended:
             self.end(slot, now)
@@ -139,7 +142,7 @@ class SlotTable:
             self.adjust(now)
 
     def end(self, slot: Slot, now: float) -> None:
-        """Have an idle slot's process end; one that has run nothing has nothing to do at its end."""
+        """End an idle slot's process. One that has run no task is killed, because it has nothing to finish."""
         slot.state = ENDING
         if slot.owner is None or not self._settings.exit_wait:
             self._effects.append(SignalSlot(slot.id, "SIGKILL"))
@@ -148,15 +151,15 @@ class SlotTable:
             self._effects.append(EndSlot(slot.id))
 
     def kill_if_late(self, slot: Slot, now: float) -> None:
-        """Kill a slot's process that was to end by itself, once its time is up."""
+        """Kill a slot's process that was told to end, once its time is up."""
         if slot.kill_at is not None and now >= slot.kill_at:
             slot.kill_at = None
-            text = "a slot did not end in time; what its calls had left to do is lost"
+            text = "a slot was killed because it did not end in time; work that its calls had left for its exit is lost"
             self._effects.append(Log("warning", text))
             self._effects.append(SignalSlot(slot.id, "SIGKILL"))
 
     def next_start(self) -> float | None:
-        """When to try again to start a slot."""
+        """Return the time of the next try to start a slot, or None."""
         if not self._starts.short or self.closed or not self._welcomed:
             return None
         missing = self._wanted() - len(self._at_hand())
@@ -165,7 +168,7 @@ class SlotTable:
     # --- what is heard of them ---
 
     def ready(self, event: SlotReady) -> None:
-        """The process is up."""
+        """Note that the process has started."""
         slot = self.slots.get(event.slot)
         if slot is not None and slot.state == STARTING:
             slot.state = READY
@@ -173,7 +176,7 @@ class SlotTable:
             self._starts.ready(slot.id)
 
     def blocked(self, event: SlotBlocked, now: float) -> Slot | None:
-        """The slot's task waits for other tasks, or does no longer; the slot, if it has begun to wait."""
+        """Note whether the slot's task waits for other tasks; return the slot if it has begun to wait."""
         slot = self.slots.get(event.slot)
         if slot is None or slot.blocked == event.blocked:
             return None
@@ -184,7 +187,7 @@ class SlotTable:
         return slot
 
     def exited(self, event: SlotExited, now: float) -> Slot | None:
-        """The process is gone; its slot, unless the worker gives up because of that."""
+        """Remove the slot of a process that has ended; return it, unless the worker gives up for that reason."""
         slot = self.slots.pop(event.slot, None)
         if slot is None:
             return None
@@ -204,7 +207,7 @@ class SlotTable:
         return slot
 
     def not_started(self, event: SlotNotStarted, now: float) -> None:
-        """There is nothing left on this host to start the process with."""
+        """Remove a slot whose process could not be started for lack of resources."""
         slot = self.slots.pop(event.slot, None)
         if slot is None or not self._go_on_without(slot, event.error, now) or self.slots:
             return
@@ -212,7 +215,7 @@ class SlotTable:
             self._give_up(f"no slot can be started: {event.error}", "JobRunnerError")
 
     def _go_on_without(self, slot: Slot, why: str, now: float) -> bool:
-        """A slot could not be started: make do with the others for a while; True if this was a try of its own."""
+        """Continue for a while without a slot that could not be started; return True if this was a separate try."""
         fresh = self._starts.failed(slot.id, why[:MAX_REASON_LENGTH], now)
         self._note_stuck(fresh and self._starts.failures > 1 and self.is_stuck())
         return fresh

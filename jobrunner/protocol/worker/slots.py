@@ -1,19 +1,20 @@
-"""What the worker's core knows of one slot, and how many tasks to put into it at a time; pure.
+"""The state of one slot in the worker's core, and the number of tasks that it may hold. Pure.
 
-Short tasks go into a slot several at a time, so that a call costs no message of its own; of longer ones the next is at
-hand. What a slot has not started can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in
-front; where another slot has nothing to do, `RETRACT_WHEN_IDLE_AFTER`. A slot may be unable to answer, because a call
-keeps all else in its process from running: after `ANSWER_WITHIN` it is taken back without the slot.
+Short tasks go into a slot several at a time, so that a call costs less than a message; of longer tasks, only the next
+one waits there. Tasks that a slot has not started can be recalled, so a wrong guess costs `RECALL_AFTER` instead of the
+duration of the task in front; it costs only `RETRACT_WHEN_IDLE_AFTER` if another slot is idle. A slot cannot answer
+while a call blocks its whole process: after `ANSWER_WITHIN` its tasks are taken back without it.
 
-A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
-files) is met by tasks of the same owner alone. Calls that bring modules along (FunctionDef.ships) have an owner of
-their own here, so that nobody meets the modules of others, nor another version of his own. So have the calls that a
-program makes after it has come to another version of one of its modules (FunctionDef.epoch): a process keeps what it
-has imported.
+A slot serves one owner in its life, so that whatever a task leaves behind in its process (environment variables,
+modules, open files) is seen only by tasks of the same owner. Calls with shipped modules (FunctionDef.ships) have an
+owner of their own here, so that no call meets modules of others, or another version of its own modules. So do calls
+that a program makes after it has changed to another version of one of its modules (FunctionDef.epoch), because a
+process keeps the modules that it has imported.
 
-Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
-moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
-process takes its place. A task of more calls than that fits into no slot, and is not taken.
+If calls leak memory, the number of calls per slot can be limited. Each call of a bundle and each element of a chunk
+counts, from the moment when the slot is given it until the slot gives it back. A slot that has reached the limit ends
+when it is idle, and a new process takes its place. A task with more calls than the limit fits into no slot, and is
+refused.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ from jobrunner.protocol.wire.payloads import Payload
 STARTING = "starting"
 READY = "ready"
 ENDING = "ending"
-"""Told to end, or killed; its exit has not been confirmed."""
+"""The slot was told to end, or was killed; its exit has not been confirmed."""
 
 UNLIMITED = 2**62
-"""Calls; more than a process can make."""
+"""A number of calls that no process can reach."""
 
 
 class Owner(NamedTuple):
-    """Whose tasks a slot runs in its life."""
+    """The owner of the tasks that a slot runs in its life."""
 
     key: str = ""
-    """Of who has submitted them, as the coordinator tells it."""
+    """The key that has submitted the tasks, as the coordinator tells it."""
     initializer: FunctionKey | None = None
-    """What prepares the slots for them, where that makes them unfit for others."""
+    """The initializer of the tasks, if it makes their slots unfit for other tasks."""
     epoch: int = 0
-    """Of the program's modules, see FunctionDef."""
+    """The epoch of the program's modules, see FunctionDef."""
 
     def replaces(self, other: Owner) -> bool:
-        """Whether slots of the other are of no more use where these tasks wait."""
+        """Return whether slots of the other owner are of no more use once these tasks wait."""
         return self.key == other.key and self.epoch > other.epoch
 
 
@@ -65,7 +66,7 @@ NOBODY = Owner()
 
 
 class WorkerTask:
-    """A task at the worker, from its assignment until its outcome is on its way."""
+    """A task at the worker, from its assignment until its outcome is sent."""
 
     __slots__ = (
         "announced",
@@ -88,17 +89,17 @@ class WorkerTask:
         self.number = 0
         self.estimate = 0.0
         self.announced = False
-        """The coordinator was told that it runs."""
+        """True if the coordinator was told that the task runs."""
         self.wait: Wait | None = None
-        """What it waits for, as its slot has told."""
+        """The calls for which the task waits, as its slot has reported."""
         self.was_split = False
-        """A bundle (or chunk) that is being stopped, and that its slot has split (or divided) meanwhile."""
+        """True for a bundle or chunk that its slot has split or divided while it was being stopped."""
         self.stop_reason: Status | None = None
-        """The status that it will end with (CANCELLED or TIMED_OUT) once it is being stopped."""
+        """The status with which the task will end (CANCELLED or TIMED_OUT), once it is being stopped."""
         self.stop_stage = 0
-        """How many of the steps SIGINT, SIGTERM, SIGKILL have been taken."""
+        """The number of steps taken, of SIGINT, SIGTERM and SIGKILL."""
         self.stop_at: float | None = None
-        """When the next step is due (before the first: when its time is up)."""
+        """The time of the next step; before the first step, the time at which the task's time limit ends."""
 
     @property
     def id(self) -> TaskId:
@@ -106,7 +107,7 @@ class WorkerTask:
 
     @property
     def begun_before(self) -> bool:
-        """Whether an earlier attempt has begun: this one may end as that did, with its process."""
+        """Whether an earlier attempt has begun, so that this one may end as that did: with its process."""
         return self.assignment.attempt - self.assignment.unbegun > 1
 
     @property
@@ -115,17 +116,17 @@ class WorkerTask:
 
     @property
     def bundled(self) -> bool:
-        """Whether its slot can split it."""
+        """Whether the task is a bundle, which its slot can split."""
         return isinstance(self.assignment.body.kind, Bundle)
 
     @property
     def is_chunk(self) -> bool:
-        """Whether its slot can give back what it has not begun of it."""
+        """Whether the task is a chunk, of which its slot can give back elements that have not begun."""
         return isinstance(self.assignment.body.kind, Chunk)
 
     @property
     def may_be_divided(self) -> bool:
-        """Whether a part of it can be a task of its own, see `division`."""
+        """Whether a part of the task can be a task of its own, see `division`."""
         return self.is_chunk and not (self.assignment.values or self.assignment.body.options.detach)
 
     @property
@@ -162,43 +163,43 @@ class Slot:
     def __init__(self, slot: SlotId, calls: int | None = None) -> None:
         self.id = slot
         self.calls_left = UNLIMITED if calls is None else calls
-        """Calls that its process may still be given."""
+        """The number of calls that the process may still be given."""
         self.state = STARTING
         self.queue: dict[int, WorkerTask] = {}
-        """By number, in the order in which it runs them; the first is the running one, as far as we know."""
+        """The tasks by number, in the order in which the process runs them; the first is presumably the running one."""
         self.known: set[FunctionKey] = set()
         self.to_drop: list[FunctionKey] = []
-        """Functions that its process may drop, when it is next given something."""
+        """Functions that the process may drop, as it will be told with its next task."""
         self.sent = 0
         self.seconds = 0.0
-        """Estimated work in it."""
+        """Estimated duration in seconds of the work in the slot."""
         self.progress = 0.0
-        """When it last began or finished something."""
+        """The time at which the process last began or finished something."""
         self.recalled = False
         self.recalled_at = -math.inf
         self.division = 0
-        """The number of the chunk that it was asked to divide, until it answers; 0: none."""
+        """The number of the chunk that the slot was asked to divide, until it answers; 0 if there is none."""
         self.division_asked_at = -math.inf
         self.retracted_at = -math.inf
-        """When it was last tried to take tasks back without its help."""
+        """The last time at which tasks were taken back without the slot's help."""
         self.owner: Owner | None = None
-        """Whose tasks it has run, once it has run one."""
+        """The owner of the slot's tasks, once it has run one."""
         self.owned_since = 0.0
         self.kill_at: float | None = None
-        """When it is killed, while it ends by itself."""
+        """The time at which the process is killed if it has not ended by itself."""
         self.last: tuple[TaskId, str] | None = None
-        """Id and name of a task that has ended here: what is printed between tasks is put down to it."""
+        """Id and name of a task that has ended here; text that is printed between tasks is attributed to it."""
         self.leaving = False
-        """It gets no more tasks, and ends when it is idle."""
+        """True if the slot gets no more tasks, and ends when it is idle."""
         self.blocked = False
-        """Its task waits for other tasks, so another slot stands in for it."""
+        """True if the slot's task waits for other tasks, so that another slot stands in for this one."""
 
     def learns(self, key: FunctionKey) -> bool:
-        """Note that the slot needs this function; True if it must be sent first."""
+        """Note that the slot needs this function; return True if the function must be sent first."""
         if key in self.known:
             return False
         self.known.add(key)
-        if key in self.to_drop:  # it was not told yet, and still has it
+        if key in self.to_drop:  # it was not told yet, so it still has the function
             self.to_drop.remove(key)
             return False
         return True
@@ -206,7 +207,7 @@ class Slot:
     def lacks(
         self, definition: FunctionDef, functions: Mapping[FunctionKey, FunctionDef]
     ) -> list[FunctionDef]:
-        """What must be sent before a call of this function, each part before it; from now on it counts as sent."""
+        """Return the functions to send before a call of this one, parts first; they count as sent from now on."""
         parts = [functions[part] for part in definition.parts]
         return [each for each in (*parts, definition) if self.learns(each.key)]
 
@@ -216,11 +217,11 @@ class Slot:
             self.to_drop.append(key)
 
     def leave(self) -> None:
-        """Give it no more tasks, and end it when it is idle."""
+        """Give the slot no more tasks, and end it when it is idle."""
         self.leaving = True
 
     def take_to_drop(self) -> list[FunctionKey]:
-        """Functions that its process is now told to drop."""
+        """Return the functions that the process must now be told to drop."""
         to_drop, self.to_drop = self.to_drop, []
         return to_drop
 
@@ -238,15 +239,15 @@ class Slot:
         self.seconds += task.estimate
 
     def progresses(self, now: float) -> None:
-        """Its process has finished something."""
+        """Note that the process has finished something."""
         self.progress = now
 
     def give_back_calls(self, calls: int) -> None:
-        """Calls that it was given are not made by its process after all."""
+        """Note that the process will not make this number of calls that it was given."""
         self.calls_left += calls
 
     def take_back(self, number: int) -> WorkerTask | None:
-        """Take a task out of it that it has not begun."""
+        """Take back a task that the slot has not begun."""
         task = self.take(number)
         if task is not None:
             self.calls_left += task.elements
@@ -261,7 +262,7 @@ class Slot:
 
     @property
     def stays(self) -> bool:
-        """Neither dying nor about to."""
+        """Whether the slot is neither ending nor about to leave."""
         return self.state != ENDING and not self.leaving
 
     @property
@@ -273,16 +274,16 @@ class Slot:
 
     @property
     def holds_back(self) -> bool:
-        """Whether there are calls in it that wait for the one that runs."""
+        """Whether calls in the slot wait behind the running one."""
         if len(self.queue) > 1:
             return True
         running = self.running()
         return running is not None and running.bundled and not running.was_split
 
     def recall_at(self, spare: bool) -> float | None:
-        """When to take back what it holds back; again and again, where a bundle cannot be split yet.
+        """Return the time to recall waiting calls, which is repeated while a bundle cannot be split.
 
-        `spare`: another slot has nothing to do. A bundle is not split for that, since it will be over in no time.
+        `spare` tells that another slot is idle. A bundle is not split for that reason, because it will end very soon.
         """
         if self.recalled or not self.holds_back:
             return None
@@ -290,7 +291,7 @@ class Slot:
         return max(self.progress, self.recalled_at) + (RETRACT_WHEN_IDLE_AFTER if soon else RECALL_AFTER)
 
     def retract_at(self) -> float | None:
-        """When to take back what was asked for without its help."""
+        """Return the time to take recalled tasks back without the slot's help."""
         if not (self.recalled or self.division):
             return None
         recalled = self.recalled_at if self.recalled and self.holds_back else math.inf
@@ -299,20 +300,20 @@ class Slot:
         return None if asked == math.inf else max(asked, self.retracted_at) + ANSWER_WITHIN
 
     def is_stuck(self, now: float) -> bool:
-        """Whether its call takes longer than any that others should wait behind."""
+        """Return whether the running call takes longer than other calls should wait for it."""
         return now >= self.progress + RECALL_AFTER
 
     def stalled(self, now: float) -> bool:
-        """Whether its task takes longer than was thought, or is being stopped: then nothing is to wait behind it."""
+        """Return whether the running task is late or being stopped, so that no task should wait behind it."""
         first = self.running()
         return first is not None and (first.stop_reason is not None or self.is_stuck(now))
 
     def serves(self, owner: Owner, now: float) -> bool:
-        """Whether that owner's tasks get into it as soon as those in it are over."""
+        """Return whether tasks of that owner run here as soon as the present ones have ended."""
         return self.owner == owner and self.state == READY and not self.blocked and not self.stalled(now)
 
     def has_capacity(self, estimate: float, alone: bool, calls: int = 1) -> bool:
-        """Whether one more task, of so many calls, may be put behind the ones that it has."""
+        """Return whether one more task with this number of calls may be put behind the present ones."""
         if self.state != READY or self.blocked or self.leaving or calls > self.calls_left:
             return False
         if not self.queue:

@@ -1,8 +1,8 @@
-"""Bundles that are split and chunks that are divided while they run in a slot.
+"""The split of bundles and the division of chunks while they run in a slot.
 
-The bundle or chunk ends with the outcome "split", and what its slot has begun of it goes on there as a task of its own,
-which its client will name. Where the client has named that task before, as one of several, the two are not the same
-attempt, and the one that runs is stopped.
+The bundle or chunk ends with the outcome "split", and the part of it that its slot has begun continues there as a task
+of its own, which the client will name. If the client has named that task before, as one of several, the two are
+different attempts, and the running one is stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobrunner.protocol.worker.stops import Stops
 
 
 class Splitting:
-    """The owner of what a Slot says of a division: `division` and `division_asked_at`."""
+    """The splits and divisions; this class owns the fields `division` and `division_asked_at` of a Slot."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Splitting:
         self._effects = effects
 
     def bundle_split(self, event: SlotSplit, now: float) -> None:
-        """A bundle ends here; the call that runs goes on as a task of its own."""
+        """End a bundle, whose running call continues as a task of its own."""
         slot = self._slots.get(event.slot)
         task = None if slot is None else slot.queue.get(event.number)
         if slot is None or task is None or not task.bundled:
@@ -55,7 +55,7 @@ class Splitting:
         bundle = task.assignment
         call = call_id(bundle.id, event.running)
         if task.stop_reason is None and call in self._local_tasks.tasks:
-            # The bundle is of before, and its client has named its calls since: one of the two must end.
+            # The bundle is an old one whose calls the client has named since, so one of the two attempts must end.
             self._stopping.stop(task, now)
         if task.stop_reason is not None:
             task.was_split = True
@@ -68,11 +68,11 @@ class Splitting:
         running = bundle.body._replace(payload=b"", kind=SINGLE_CALL)
         self._local_tasks.go_on(task, bundle._replace(id=call, attempt=1, body=running, unbegun=0))
         self._announcements.repeat(task)
-        if excess is not None:  # its client then begins anew with each of the calls
+        if excess is not None:  # the client then submits each of the calls again
             self._stopping.stop(task, now)
 
     def divide(self, ids: Iterable[TaskId], now: float) -> None:
-        """Have slots give back what they have not begun of these chunks, of those that run."""
+        """Ask the slots that run these chunks for the elements that have not begun."""
         for task_id in ids:
             task = self._local_tasks.tasks.get(task_id)
             if task is not None and task.slot is not None and task.is_chunk and task.stop_reason is None:
@@ -80,7 +80,7 @@ class Splitting:
                 self._effects.append(DivideChunk(task.slot.id, task.number))
 
     def chunk_divided(self, event: SlotDivided, now: float) -> None:
-        """A chunk ends here; what its slot has begun of it goes on as a task of its own."""
+        """End a chunk, of which the part that its slot has begun continues as a task of its own."""
         slot = self._slots.get(event.slot)
         if slot is not None and slot.division == event.number:
             slot.division = 0
@@ -89,7 +89,7 @@ class Splitting:
             return
         chunk = task.assignment
         if task.stop_reason is None and part_id(chunk.id, event.stop) in self._local_tasks.tasks:
-            # As where a bundle was split: the chunk is of before, and one of the two must end.
+            # As with a bundle, the chunk is an old one, so one of the two attempts must end.
             self._stopping.stop(task, now)
         if task.stop_reason is not None:
             task.was_split = True

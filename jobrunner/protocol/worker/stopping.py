@@ -1,8 +1,8 @@
-"""How tasks are stopped in their slots: by a cancel, by a coordinator that fences an attempt, or when time is up.
+"""The stop of tasks in their slots: by a cancel, by a coordinator that fences an attempt, or when time is up.
 
-A task that has begun is stopped in three steps: SIGINT, then SIGTERM, then SIGKILL, on its slot alone. A task that has
-not begun is taken out of the queue, or out of its slot. No step hits another task: where another one runs in the slot,
-the task is recalled instead.
+A task that has begun is stopped in three steps, SIGINT, SIGTERM and SIGKILL, which affect only its slot. A task that
+has not begun is taken out of the queue or out of its slot. No step affects another task: if another one runs in the
+slot, the task is recalled instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
 
 class Stopping:
-    """Cancels, and the steps of stops that are due. `recall` asks a slot for what it has not begun."""
+    """Cancels, and the steps that are due. `recall` asks a slot for the tasks that it has not begun."""
 
     def __init__(
         self,
@@ -38,14 +38,14 @@ class Stopping:
         self._session = session
         self._effects = effects
         self._grace = grace
-        """Seconds between two steps."""
+        """The time in seconds between two steps."""
 
     def cancel(self, requests: Iterable[m.CancelRequest], now: float) -> None:
-        """Cancel these tasks; one that is in a slot is stopped only if its request says so."""
+        """Cancel these tasks; a task in a slot is stopped only if its request says so."""
         for request in requests:
             task = self._local_tasks.tasks.get(request.id)
             if task is None:
-                continue  # its outcome is on the way
+                continue  # its outcome is already on the way
             if task.slot is None:
                 self._local_tasks.queue.remove(task)
                 self._local_tasks.end(task, outcomes.cancelled(task))
@@ -53,11 +53,11 @@ class Stopping:
                 self.stop(task, now)
             elif (
                 self._session.open
-            ):  # else lost within this turn; the coordinator asks again in the next session
+            ):  # otherwise the session was lost in this turn, and the coordinator asks again in the next one
                 self._effects.append(self._session.send(m.CancelRefused([task.id]), now))
 
     def stop(self, task: WorkerTask, now: float) -> None:
-        """Begin to stop a task that is in a slot, unless that has begun."""
+        """Begin to stop a task in a slot, unless that has begun already."""
         if task.slot is None or task.stop_stage:
             return
         self._stops.cancel(task)
@@ -71,7 +71,7 @@ class Stopping:
             self._step(task, now)
 
     def _step(self, task: WorkerTask, now: float) -> None:
-        """Take the next of the three steps, and set the time of the one after it."""
+        """Take the next step, and set the time of the following one."""
         slot = task.slot
         if slot is None or task.stop_stage >= len(STOP_STEPS):
             self._stops.wait(task, None)
@@ -79,7 +79,7 @@ class Stopping:
         step = STOP_STEPS[task.stop_stage]
         if step != "SIGINT" and slot.running() is not task:
             self._stops.wait(task, now + self._grace)
-            return  # another task runs there: it must not be hit, and this one is being recalled
+            return  # another task runs there, which must not be affected, and this one is being recalled
         self._stops.took_step(task, now + self._grace if task.stop_stage + 1 < len(STOP_STEPS) else None)
         if step == "SIGINT":
             self._effects.append(InterruptTask(slot.id, task.number))

@@ -1,7 +1,7 @@
-"""Outcomes and output that the coordinator has not confirmed: this worker has the only copy.
+"""The outcomes and output that the coordinator has not confirmed, of which this worker has the only copy.
 
 An outcome is safe when the link says that its message was acknowledged. When a session is lost, the outcomes that were
-not acknowledged open the next one. What tasks have printed is kept only up to a limit, and is lost with the session.
+not acknowledged open the next one. Output of tasks is kept only up to a limit, and is lost with the session.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.payloads import payload_size
 
 OUTPUT_LIMIT = 1000
-"""Pieces of text kept while there is no session; later ones are dropped."""
+"""Maximum number of pieces of text that are kept while there is no session; later ones are dropped."""
 
 OUTPUT_CHARACTERS = 4 * 1024 * 1024
-"""Characters of text that leave in one message; what exceeds that is dropped."""
+"""Maximum number of characters of text in one message; text beyond that is dropped."""
 
 
 class Unacknowledged:
-    """The outcomes and the output of a worker; `session` brings them to the coordinator, by way of `effects`."""
+    """The outcomes and the output of a worker. Messages go through `session` into `effects`."""
 
     def __init__(self, session: Session, effects: list[Effect], most_bytes: int) -> None:
         self._session = session
@@ -31,41 +31,41 @@ class Unacknowledged:
         self._most_bytes = most_bytes
         self._outcomes: list[m.Outcome] = []
         self._unsent: list[m.Outcome] = []
-        """Outcomes of a lost session that open the next one."""
+        """Outcomes of a lost session, which open the next one."""
         self._outcome_bytes = 0
-        """The payload of these two, which no link counts."""
+        """Size in bytes of the payloads of both lists, which no link counts."""
         self._output: list[m.OutputChunk] = []
         self._output_characters = 0
 
     def add(self, outcome: m.Outcome) -> None:
-        """The outcome leaves at the end of this turn, if there is a session."""
+        """Add an outcome, which is sent at the end of this turn if there is a session."""
         self._outcomes.append(outcome)
         self._outcome_bytes += payload_size(outcome.payload)
 
     def has_room(self) -> bool:
-        """Whether more tasks may start, although their outcomes have to be kept here too."""
+        """Return whether more tasks may start, although their outcomes must be kept here, too."""
         return self._session.link.unacked_bytes + self._outcome_bytes <= self._most_bytes
 
     def undelivered(self) -> bool:
-        """Whether there are outcomes that have never been sent, because there is no session."""
+        """Return whether there are outcomes that were never sent, because there is no session."""
         return bool(self._outcomes or self._unsent)
 
     def held(self) -> list[m.Held]:
-        """The tasks that have ended here, as a greeting names them."""
+        """Return the tasks that have ended here, as entries of a greeting."""
         return [m.Held(o.id, o.attempt, False) for o in (*self._unsent, *self._outcomes)]
 
     def takes_output(self) -> bool:
-        """Whether more text is kept."""
+        """Return whether more text can be kept."""
         return len(self._output) <= OUTPUT_LIMIT
 
     def add_output(self, source: tuple[TaskId, str], stream: int, text: str) -> None:
-        """Keep what a task, of this id and name, has printed; unless too much is kept already."""
+        """Keep text that a task of this id and name has printed, unless there is too much text already."""
         if self._output_characters < OUTPUT_CHARACTERS:
             self._output.append(m.OutputChunk(*source, stream, text))
             self._output_characters += len(text)
 
     def session_lost(self, unacked: Iterable[m.Message]) -> None:
-        """Take back the outcomes among the messages that the coordinator may not have; drop the output."""
+        """Take back the outcomes in messages that the coordinator may not have received, and drop the output."""
         for message in unacked:
             if type(message) is m.Outcomes:
                 self._unsent += message.outcomes
@@ -73,12 +73,12 @@ class Unacknowledged:
         self._take_output()
 
     def session_opened(self) -> None:
-        """What an earlier session did not deliver comes first in this one."""
+        """Put outcomes that an earlier session did not deliver first."""
         self._outcomes = self._unsent + self._outcomes
         self._unsent = []
 
     def send(self, now: float) -> None:
-        """Send everything; only while the session is open."""
+        """Send everything; call it only while the session is open."""
         if self._output:
             chunks = self._take_output()
             size = sum(len(chunk.text) for chunk in chunks)
@@ -91,7 +91,7 @@ class Unacknowledged:
                 self._effects.append(self._session.send(m.Outcomes(batch), now, size))
 
     def leftovers(self) -> list[object]:
-        """Everything that is kept; for tests."""
+        """Return everything that is kept; for tests."""
         return [*self._unsent, *self._outcomes, *self._output]
 
     def _take_output(self) -> list[m.OutputChunk]:

@@ -1,4 +1,4 @@
-"""The law about what runs: a client is told in time which of its calls does."""
+"""The law about running calls: a client is told in time which of its calls run."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 MAX_UNTOLD_SECONDS = 1.5
-"""Seconds that a call may run before its client knows: until it counts as one that takes long, until its bundle is
-split or its chunk is divided, and for the way to the client by three processes, each of which may stall."""
+"""Maximum time in seconds that a call may run before its client knows.
+
+It includes the time until the call counts as long, until its bundle is split or its chunk is divided, and the way to
+the client by three processes, each of which may stall.
+"""
 
 
 def is_lawful(scenario: Scenario) -> bool:
-    """Whether nothing but stalls keeps the news from a client, and no call but the running one keeps its slot."""
+    """Return whether only stalls keep the news from a client, and only a running call keeps its slot."""
     return scenario.profile == "calm" and not (scenario.blocking or scenario.nests)
 
 
 class AnnouncementWatch(Watch):
-    """Looks at what runs in all slots."""
+    """A watch on the running calls of all slots."""
 
     interval = 0.05
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._running: dict[tuple[str, TaskId], float] = {}
-        """By where it runs and as what, when each was first seen."""
+        """The time when each was first seen, by the place where it runs and its id."""
 
     def _check(self) -> None:
         world = self._world
         if world.now < world.network.last_cut + world.scenario.peer_timeout:
-            self._running.clear()  # what was lost is said again when the silence is noticed, at the latest
+            self._running.clear()  # lost messages are sent again when the silence is noticed, at the latest
             return
         slots = {
             (node.name, slot.execution.task): slot

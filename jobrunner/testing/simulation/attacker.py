@@ -1,8 +1,8 @@
-"""Somebody among the peers who has a key and means harm; and the law about names and rights.
+"""A malicious peer that has a key; and the law about names and rights.
 
-It knows the names of all clients and workers and the short ids of all tasks, as any observer does, and what others have
-said and how their connections are called, which is more than it could know. It has nobody's key, and makes no use of
-the last part of a task's id, in which the right to the task lies.
+It knows the names of all clients and workers and the short ids of all tasks, as any observer does. It also knows the
+messages of others and the names of their connections, which is more than it could know. It has nobody else's key, and
+does not use the last part of a task's id, which gives the right to the task.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 PAUSE = 0.1
-"""Seconds between two of its moves, at most."""
+"""Maximum time in seconds between two of its moves."""
 
 LATENCY = 0.0003
-"""Seconds that its messages take."""
+"""Latency of its messages in seconds."""
 
 LATEST = 2**40
-"""A number of a session that is higher than any that its owner has asked for."""
+"""A session's number that is higher than any that its owner has asked for."""
 
 MAX_NUMBERS = 30
-"""Tasks of each client whose names it guesses."""
+"""Maximum number of tasks of each client whose ids it guesses."""
 
 FLOOD = 120
-"""Messages of a kind that a coordinator does not tolerate from one peer."""
+"""Number of messages of a kind that a coordinator does not tolerate from one peer."""
 
 WRONG = "1"
-"""The last part of the ids that it makes up; that of all ids in a simulation is another one."""
+"""The last part of the ids that it invents; all real ids in a simulation have another one."""
 
 
 def forged(ids: list[TaskId]) -> list[m.Outcome]:
@@ -56,18 +56,18 @@ HARMLESS: tuple[Word, ...] = (
     lambda ids: m.ResultReply([], ids),
     lambda ids: m.ResubmissionComplete(),
 )
-"""What a client may say, whatever comes of it."""
+"""Messages that a client may send, whatever follows."""
 
 OFFENCES: tuple[Word, ...] = (
     lambda ids: m.Submit([m.TaskSpec(ids[0], m.CallBody(b"function", b""))], []),
     lambda ids: m.Outcomes(forged(ids)),
     lambda ids: m.Goodbye(),
 )
-"""What ends its session."""
+"""Messages that end its session."""
 
 
 class Attacker:
-    """See the module. All that it does is drawn from the seed, apart from what everybody else draws."""
+    """The attacker. All its moves are drawn from the seed, by a generator of its own."""
 
     def __init__(self, world: World, number: int) -> None:
         self._world = world
@@ -78,10 +78,10 @@ class Attacker:
         self.over = False
         self.who = self._new_key()
         self._links: dict[Source, Link] = {}
-        """By connection, its sessions that are open or asked for."""
+        """By connection, its sessions that are open or requested."""
         self.moves = 0
         self.refusals = 0
-        """How often it was told that a name is not its own, or that it may not do something."""
+        """Number of times that it was told that a name is not its own, or that it may not do something."""
         self._arrange()
 
     def _new_key(self) -> Principal:
@@ -115,7 +115,7 @@ class Attacker:
             self._arrange()
 
     def stop(self) -> None:
-        """It leaves."""
+        """Leave the cluster."""
         for source, link in self._links.items():
             self._send(source, link.send(m.Goodbye(), self._world.now))
         self.over = True
@@ -123,7 +123,7 @@ class Attacker:
     # --- what it does ---
 
     def pounce(self, *, at_once: bool = False) -> None:
-        """Greet under names of others: at any time, and the first of all when a coordinator has been started."""
+        """Greet under names of others: at any time, and before all others when a coordinator has been started."""
         for node in self._rng.sample(self._honest(), min(3, len(self._honest()))):
             self._greet(self._hello_as(node), at_once=at_once)
 
@@ -132,7 +132,7 @@ class Attacker:
         self._greet(self._client_hello(ClientId(bound(name, self.who.key))))
 
     def _speak(self) -> None:
-        """Reach, in a session of its own, for what is not its own."""
+        """Ask, in a session of its own, for things that are not its own."""
         if not self._links:
             self._greet_as_itself()
             return
@@ -149,15 +149,15 @@ class Attacker:
             self._send(source, link.send(message, self._world.now))
 
     def _replay(self) -> None:
-        """Say again, on a connection of its own, what others have said."""
+        """Repeat, on a connection of its own, messages of others."""
         captured = self._world.network.captured
         for _, frames in self._rng.sample(captured, min(3, len(captured))):
             self._send(self._connection(), decode(frames))
 
     def _linger(self, source: Source, link: Link) -> None:
-        """Go on in a session that has been ended, and has no name any more: leave, and then say more.
+        """Continue in a session that has ended and has no name any more: leave, and then send more.
 
-        The coordinator handles all of it at once, since the message that it is to hear first arrives last.
+        The coordinator handles all of it at once, because the message that it must handle first arrives last.
         """
         link.session = ""
         words = (m.Goodbye(), *[word(list(self._guesses())) for word in HARMLESS])
@@ -165,10 +165,10 @@ class Attacker:
             self._send(source, envelope)
 
     def _speak_as_another(self) -> None:
-        """Speak on a connection that is called as somebody else's, in that one's session; seldom without end.
+        """Send in somebody else's session, on a connection with that peer's name; seldom without end.
 
         The names of connections are secrets, and one that the coordinator does not know could be anybody's. So this is
-        about what it knows: that a message on a connection is its holder's only if the key is.
+        about a name that it knows: a message on a connection is its holder's only if the key is.
         """
         if not self._world.network.captured:
             return
@@ -176,14 +176,14 @@ class Attacker:
         envelope = decode(frames)
         node = self._world.peers[source]
         if node.who.key == self.who.key:
-            return  # whoever has the same key may
+            return  # a peer with the same key may do so
         goodbye = m.Envelope(node.core.session.link.session, 0, 0, m.Goodbye())
         for _ in range(FLOOD if self._rng.random() < 0.05 else 1):
             for said in (envelope, goodbye):
                 self._send(source, said)
 
     def _join_again(self) -> None:
-        """Its key is revoked, or has become worthless; it comes with another one, and the names that it had."""
+        """Join with another key and the same names, because its key was revoked or has become worthless."""
         old, self.who = self.who, self._new_key()
         if old.key not in {node.who.key for node in self._honest()} and self._world.coordinator is not None:
             self._world.coordinator.post(Revoked(old.key))
@@ -208,7 +208,7 @@ class Attacker:
         return m.ClientHello(client, "1", "3", "host", 1, 10.0, serial=LATEST + self._serial, within=within)
 
     def _guesses(self) -> tuple[TaskId, ...]:
-        """Ids of tasks, as far as it can know them."""
+        """Return ids of tasks, as far as it can know them."""
         if not self._world.clients:
             return (TaskId("nobody-1-1"),)
         client = ClientId(self._rng.choice(self._world.clients).own_id)
@@ -218,7 +218,7 @@ class Attacker:
     # --- connections ---
 
     def _connection(self) -> Source:
-        """A new one."""
+        """Return a new connection."""
         self._serial += 1
         source = f"{self.name}/{self._serial}".encode()
         self._world.network.strangers[source] = self._hear
@@ -252,7 +252,7 @@ class Attacker:
             self._world.at(self._world.now + LATENCY, arrive)
 
     def _hear(self, source: Source, envelope: m.Envelope) -> None:
-        """What a coordinator tells it."""
+        """Take a message from a coordinator."""
         check_told(self._world, self.name, envelope)
         message = envelope.message
         link = self._links.get(source)
@@ -273,14 +273,14 @@ class Attacker:
 # --- the law ------------------------------------------------------------------------------------------------------
 
 TOLD_TO_OTHERS = (m.Welcome, m.Refused, m.Reset, m.Reply, m.Capacity, m.Heartbeat, m.CancelRefused, m.Goodbye)
-"""What somebody may hear to whom nothing belongs, if it asks for it."""
+"""The messages that a peer to which nothing belongs may receive, if it asks."""
 
 
 def check_told(world: World, name: str, envelope: m.Envelope) -> None:
-    """Nobody is told anything of tasks to which it has no right: no id in which that lies, no result, no output."""
+    """Check that a peer is told nothing of tasks to which it has no right: no whole id, no result, no output."""
     message = envelope.message
     told = f"{name} is told {message!r:.300}"
-    if isinstance(message, m.Outcomes):  # of what it has made up
+    if isinstance(message, m.Outcomes):  # those of ids that it has invented
         whole = [o for o in message.outcomes if o.id in world.truth.expected or o.status == m.OK]
         world.truth.check(not whole, told)
     else:
@@ -290,7 +290,7 @@ def check_told(world: World, name: str, envelope: m.Envelope) -> None:
 
 
 class NameWatch(Watch):
-    """Whoever is known under a name of somebody else's, or whose name leads to another one's connection, is found."""
+    """A watch for peers that are known under somebody else's name, or whose name leads to another connection."""
 
     interval = 0.001
 

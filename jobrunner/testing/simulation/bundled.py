@@ -1,4 +1,4 @@
-"""A bundle in a simulated slot: what `workers.bundle` is in a real one."""
+"""A bundle in a simulated slot; it corresponds to `workers.bundle` in a real one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BundleRun:
         self.task = task
         self.began = began
         self.index = -1
-        """Of the call that runs."""
+        """The index of the running call."""
         self.was_split = False
         self._left = deque(unpack_calls(task.payload))
         self._results = Results([], [], [])
@@ -26,21 +26,21 @@ class BundleRun:
         return bool(self._left)
 
     def next(self) -> SlotTask:
-        """The next call, as if it were a task of its own."""
+        """Return the next call, as if it were a task of its own."""
         self.index += 1
         return self.task._replace(
             id=call_id(self.task.id, self.index), payload=self._left.popleft(), kind=SINGLE_CALL
         )
 
     def add(self, payload: bytes, duration: float, failed: bool) -> None:
-        """The call that ran has ended."""
+        """Add the result of the call that has ended."""
         self._results.payloads.append(payload)
         self._results.durations.append(duration)
         if failed:
             self._results.failed.append(self.index)
 
     def split(self) -> bytes:
-        """Let go of what has not started. The results so far; the call that runs goes on alone."""
+        """Give up calls that have not started, and return the results so far; the running call continues alone."""
         self.was_split = True
         self._left.clear()
         return self.results()

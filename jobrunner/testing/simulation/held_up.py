@@ -1,4 +1,4 @@
-"""The law about calls that take long: none holds up what waits behind it in its slot."""
+"""The law about long calls: none delays the tasks behind it in its slot."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 MAX_HELD_UP = 0.5
-"""Seconds that tasks, or calls of a bundle, may wait in a slot behind a call that runs: until it counts as one that
-takes long, until it is tried again to split a bundle, and for the way to the slot and back."""
+"""Maximum time in seconds that tasks, or calls of a bundle, may wait in a slot behind a running call.
+
+It includes the time until the call counts as long, until another try to split a bundle, and the way to the slot and
+back.
+"""
 
 MAX_STALL_HELD_UP = 1.5
-"""As MAX_HELD_UP, where the worker may stall at each step."""
+"""The same limit where the worker may stall at each step."""
 
 
 class HeldUpWatch(Watch):
-    """Looks at all slots for those that hold what has not begun."""
+    """A watch on slots that hold tasks which have not begun."""
 
     interval = 0.05
 
@@ -28,7 +31,7 @@ class HeldUpWatch(Watch):
         super().__init__(world)
         self._longest = MAX_STALL_HELD_UP if world.scenario.stalls else MAX_HELD_UP
         self._known: dict[SlotProcess, tuple[int, float]] = {}
-        """Its turn, and when it was first seen to hold something in it."""
+        """The turn of each slot, and when it was first seen to hold something in it."""
 
     def _check(self) -> None:
         world = self._world

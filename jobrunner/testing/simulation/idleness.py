@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 HELD = 2 * ANSWER_WITHIN
-"""Seconds that it may take longer where a call keeps its process from answering: tasks are retracted then, at the
-second try at the latest."""
+"""Additional time in seconds if a call keeps its process from answering: tasks are retracted then, at the second try at
+the latest."""
 
 MAX_IDLE_SECONDS = 0.5
-"""Seconds that a slot may be idle beside a chunk that could be divided: until it is known to take long, for the way of
-the division to the slot, to the client, to the coordinator and to the idle slot, and for asking in vain before."""
+"""Maximum time in seconds that a slot may be idle beside a chunk that could be divided.
+
+It includes the time until the chunk counts as long, the way of the division to the slot, the client, the coordinator
+and the idle slot, and an earlier request in vain.
+"""
 
 
 def is_lawful(scenario: Scenario) -> bool:
-    """Whether every slot could run everything, and nothing but the work itself keeps slots idle."""
+    """Return whether every slot could run everything, and only the work itself keeps slots idle."""
     return (
         scenario.profile == "calm"
         and not (scenario.resources or scenario.missing_modules or scenario.blocking or scenario.nests)
@@ -45,16 +48,16 @@ def is_lawful(scenario: Scenario) -> bool:
 
 
 class IdleWatch(Watch):
-    """Looks at all slots for idle ones, and for those that hold what has not begun."""
+    """A watch on idle slots, and on slots that hold elements which have not begun."""
 
     interval = 0.02
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._idle: dict[SlotProcess, tuple[int, float]] = {}
-        """Its turn, and when it was first seen to be idle in it."""
+        """The turn of each slot, and when it was first seen to be idle in it."""
         self._waiting: dict[SlotProcess, tuple[int, float]] = {}
-        """As `_idle`, of those that hold elements which have not begun."""
+        """The same for slots that hold elements which have not begun."""
 
     def _check(self) -> None:
         world = self._world
@@ -83,17 +86,19 @@ class IdleWatch(Watch):
 
 
 MAX_WAIT = 0.5
-"""Seconds that a call may wait beside an idle slot, beside the start of a process: until it is known that the calls
-before it take long, and for the ways to the worker and back."""
+"""Maximum time in seconds that a call may wait beside an idle slot, beyond the start of a process.
+
+It includes the time until the calls before it count as long, and the ways to the worker and back.
+"""
 
 MAX_STALLED_WAIT = 2.0
-"""As MAX_WAIT, where each process on these ways may stall."""
+"""The same limit where each process on these ways may stall."""
 
 
 def is_conserving(scenario: Scenario) -> bool:
-    """Whether nothing but the work itself keeps calls from slots that could run them.
+    """Return whether only the work itself keeps calls from slots that could run them.
 
-    Where a process may make few calls, short ones take as long as its start, which no estimate tells.
+    If a process may make few calls, short ones take as long as its start, which no estimate tells.
     """
     return (
         scenario.profile == "calm"
@@ -103,16 +108,16 @@ def is_conserving(scenario: Scenario) -> bool:
 
 
 class ConservationWatch(Watch):
-    """Searches all calls of the coordinator for those that wait although an idle slot could run them."""
+    """A watch on calls that wait although an idle slot could run them."""
 
     interval = 0.05
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._idle: dict[SlotProcess, tuple[int, float]] = {}
-        """Its turn, and when it was first seen to be idle in it."""
+        """The turn of each slot, and when it was first seen to be idle in it."""
         self._waiting: dict[tuple[TaskId, str], float] = {}
-        """By call and worker, when it was first seen to wait though that worker had an idle slot for it."""
+        """By call and worker, when the call was first seen to wait although that worker had an idle slot for it."""
         longest = MAX_STALLED_WAIT if world.scenario.stalls else MAX_WAIT
         self._longest = longest + 2 * world.scenario.slot_start + (HELD if world.scenario.holds else 0.0)
 
@@ -151,14 +156,14 @@ class ConservationWatch(Watch):
 
 
 def could_begin(scheduler: Scheduler, record: TaskRecord) -> bool:
-    """Whether a call that does not run keeps nobody waiting for anything but a slot."""
+    """Return whether a call that does not run waits for nothing but a slot."""
     if record.state not in (QUEUED, ASSIGNED) or record.cancel_asked:
         return False
     return record.client.id not in scheduler.dispatcher.queue.backpressured
 
 
 def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -> bool:
-    """Whether a worker has what a call needs and need not keep it for others, or keeps it for this call already."""
+    """Return whether a worker has what a call needs and need not keep it for others, or keeps it for this call."""
     if record.state == ASSIGNED and record.worker is worker:
         return True
     rank = (-record.body.options.priority, -record.body.depth)
@@ -170,10 +175,10 @@ def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -
 def known_since(
     known: dict[SlotProcess, tuple[int, float]], slots: list[SlotProcess], now: float
 ) -> dict[SlotProcess, tuple[int, float]]:
-    """Of each of these slots its turn, and since when it is known in that turn; `known` is what held before."""
+    """Return the turn of each of these slots, and since when it is known; `known` is the previous result."""
     return {s: known[s] if s in known and known[s][0] == s.turn else (s.turn, now) for s in slots}
 
 
 def is_strange(spec: TaskSpec) -> bool:
-    """Whether it is a chunk as `map` makes none."""
+    """Return whether it is a chunk that `map` never creates."""
     return bool(spec.depends_on) or spec.body.options.detach

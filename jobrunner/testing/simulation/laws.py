@@ -1,4 +1,4 @@
-"""What really happened, as nobody in the cluster can know it, and the laws that it must keep."""
+"""The record of what really happened, which nobody in the cluster can know, and the laws about it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 MAX_RETURNS = 6
-"""How often a task may be handed back within a second: a worker gives back, time and again, what waits behind calls
-that turn out to be longer than was thought."""
+"""Maximum number of times that a task may be handed back within a second, because a worker repeatedly gives back tasks
+behind calls that turn out to be longer than expected."""
 
 
 class Violation(AssertionError):
-    """A law was broken."""
+    """The error that a law was broken."""
 
 
 class Execution:
@@ -62,20 +62,20 @@ class Execution:
         slot: SlotProcess | None = None,
     ) -> None:
         self.task = task
-        """Of a chunk that was divided, the part that goes on."""
+        """The id of the task; of a divided chunk, the part that continues."""
         self.attempt = attempt
         self.worker = worker
         self.kind = kind
         self.slot = slot
-        """Of a chunk, where it runs."""
+        """The slot in which a chunk runs."""
         self.bundled = bundled
-        """As one of a bundle that was not split, so that nobody counts how it ended."""
+        """True for a call of a bundle that was not split, so that nobody counts how it ended."""
         self.ending = ""
-        """Empty while it runs."""
+        """The way in which it ended; empty while it runs."""
         self.element = -1
 
     def began(self) -> range:
-        """The elements of a chunk that have begun."""
+        """Return the elements of a chunk that have begun."""
         if not isinstance(self.kind, Chunk) or self.slot is None:
             return range(0)
         start, stop = self.kind
@@ -94,41 +94,41 @@ class Expected:
         self.call: Call = read_call(spec.body.payload)
         self.outcome: m.Outcome | None = None
         self.cancelled_at: float | None = None
-        """When the client asked to cancel it."""
+        """The time when the client asked to cancel it."""
         self.stop_running = False
         self.refused = 0
 
 
 class Truth:
-    """Sees every execution and every outcome."""
+    """A witness of every execution and every outcome."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.executions: dict[TaskId, list[Execution]] = {}
         self.expected: dict[TaskId, Expected] = {}
-        """Of bundles, each of their calls."""
+        """The tasks by id; for bundles, each of their calls."""
         self.bundles: dict[TaskId, m.TaskSpec] = {}
         self.chunks: set[TaskId] = set()
         """Tasks that may be divided, so that nobody can wait for them by their ids."""
         self.pieces: dict[TaskId, list[TaskId]] = {}
-        """By a chunk that was divided, the tasks that have its elements."""
+        """By a divided chunk, the tasks that have its elements."""
         self._whole: dict[TaskId, TaskId] = {}
-        """By such a task, the chunk that it is a piece of."""
+        """By such a task, the chunk of which it is a piece."""
         self.nests: dict[TaskId, Nest] = {}
         """By task, the calls that it makes."""
         self.waits: list[NestWait] = []
-        """Of tasks for these, but for those that are long over."""
+        """The waits of tasks for these calls, except those that ended long ago."""
         self.definitions: dict[m.FunctionKey, m.FunctionDef] = {}
-        """By the keys that the clients know."""
+        """The functions by the keys that the clients know."""
         self.abandoned: set[ClientId] = set()
-        """Clients that have crashed: nothing is expected for them."""
+        """Clients that have crashed, so that nothing is expected for them."""
         self.accepted: set[TaskId] = set()
         """Detached tasks that their client was told are safe."""
         self._forgotten: set[ClientId] = set()
-        """Clients that a coordinator has abandoned, at some time."""
+        """Clients that a coordinator has abandoned at some time."""
         self._begun: set[tuple[str, TaskId, int, int]] = set()
         self._returns: dict[TaskId, list[float]] = {}
-        """When each task was handed back, lately."""
+        """By task, the recent times when it was handed back."""
 
     def check(self, holds: bool, law: str) -> None:
         if not holds:
@@ -140,7 +140,7 @@ class Truth:
     # --- from the slots ---
 
     def started(self, node: WorkerNode, slot: SlotProcess, task: SlotTask) -> Execution:
-        """A slot begins a task."""
+        """Note that a slot begins a task."""
         where = f"{task.id} (attempt {task.attempt}) starts in slot {slot.id} of {node.name}"
         self.world.note(node.name, "starts", task)
         self.check(slot.execution is None, f"{where}, which runs another task")
@@ -177,7 +177,7 @@ class Truth:
         return execution
 
     def check_functions(self, slot: SlotProcess, task: SlotTask) -> None:
-        """A slot that begins a task has its function and its initializer, and of both the parts that they came with."""
+        """Check that a slot that begins a task has its function and its initializer, with their right parts."""
         expected = self.expected.get(task.id)
         there = (
             (None, None)
@@ -199,7 +199,7 @@ class Truth:
                 )
 
     def _can_import(self, node: WorkerNode, slot: SlotProcess, spec: m.TaskSpec, where: str) -> None:
-        """Its modules are there, and nobody else's, nor those of another epoch."""
+        """Check that a slot has the task's modules, and has not served other modules or another epoch."""
         lacking = self.needed(spec) & set(node.missing_modules)
         self.check(not lacking, f"{where}, which lacks {lacking}")
         epoch = (
@@ -209,7 +209,7 @@ class Truth:
         self.check(len(slot.serves) == 1, f"{where}, which has served {slot.serves}")
 
     def needed(self, spec: m.TaskSpec) -> set[str]:
-        """The modules that its worker must have."""
+        """Return the modules that its worker must have."""
         functions = [
             self.definitions[key]
             for key in (spec.body.function, spec.body.initializer)
@@ -238,7 +238,7 @@ class Truth:
             self.check(RETURN in endings, f"{where} before {dependency} has returned")
 
     def forgotten(self, client: ClientId, kept: Container[TaskId]) -> None:
-        """The coordinator forgets a client, but for the tasks `kept`. Others that it names again are new ones."""
+        """Note that the coordinator forgets a client except the tasks `kept`; others that it names again are new."""
         self._begun = {
             key
             for key in self._begun
@@ -253,7 +253,7 @@ class Truth:
             self.world.note(execution.worker, ending, execution.task)
 
     def returned(self, task: TaskId) -> None:
-        """A worker hands back a task that it has not begun."""
+        """Note that a worker hands back a task that it has not begun."""
         now = self.world.now
         times = self._returns[task] = [t for t in self._returns.get(task, ()) if t > now - 1.0] + [now]
         self.check(len(times) <= MAX_RETURNS, f"{task} was handed back {len(times)} times within a second")
@@ -261,13 +261,13 @@ class Truth:
     # --- chunks that are divided ---
 
     def divided(self, execution: Execution, part: SlotTask) -> None:
-        """A slot has given back the elements that it has not begun, and goes on with the others."""
+        """Note that a slot has given back the elements that it has not begun, and continues with the others."""
         execution.task, execution.kind = part.id, part.kind
         self.executions.setdefault(part.id, []).append(execution)
         self.world.note(execution.worker, "divides", part)
 
     def parted(self, effect: ChunkDivided, new_id: Callable[[], TaskId]) -> list[m.TaskSpec]:
-        """A client's program hears of it; the chunks that it is to submit for what was given back."""
+        """Note that a client's program hears of a division; return the chunks that it must submit for the rest."""
         whole = self.expected.pop(effect.id)
         self.check(whole.outcome is None, f"{effect.id} was divided after its end")
         start, stop = whole.spec.body.kind if isinstance(whole.spec.body.kind, Chunk) else (0, 0)
@@ -292,13 +292,13 @@ class Truth:
         return rest
 
     def pieces_of(self, task: TaskId) -> list[TaskId]:
-        """Itself, or what has its elements."""
+        """Return the task itself, or the tasks that have its elements."""
         if task not in self.pieces:
             return [task]
         return [piece for part in self.pieces[task] for piece in self.pieces_of(part)]
 
     def _none_began(self, task: SlotTask, where: str) -> None:
-        """No element of this task has begun in any other piece of the same chunk."""
+        """Check that no element of this task has begun in another piece of the same chunk."""
         root = task.id
         while root in self._whole:
             root = self._whole[root]
@@ -341,7 +341,7 @@ class Truth:
         expected.refused += 1
 
     def resolved(self, outcome: m.Outcome) -> None:
-        """A client's program is told how a task ended, or all calls of a bundle."""
+        """Note that a client's program is told how a task ended, or all calls of a bundle."""
         if outcome.id in self.bundles:
             self._all_resolved(outcome)
             return
@@ -367,7 +367,7 @@ class Truth:
             self.resolved(outcome._replace(id=call))
 
     def split(self, bundle: TaskId, payload: Payload, count: int) -> None:
-        """A client's program is told how the first `count` calls of a bundle ended."""
+        """Note that a client's program is told how the first `count` calls of a bundle ended."""
         results = unpack_results(payload) if count else Results([], [], [])
         told = {len(results.payloads), len(results.durations)}
         self.check(
@@ -381,10 +381,10 @@ class Truth:
             self.resolved(call)
 
     def watched(self, outcome: m.Outcome) -> None:
-        """A client is told how somebody else's task ended."""
+        """Note that a client is told how somebody else's task ended."""
         expected = self.expected[outcome.id]
         if outcome.status == m.LOST and (outcome.detail or {}).get("unknown"):
-            return  # it was forgotten, with its client or for want of room
+            return  # it was forgotten, with its client or for lack of room
         self._status(expected, outcome)
 
     def _status(self, expected: Expected, outcome: m.Outcome) -> None:
@@ -435,7 +435,7 @@ class Truth:
             self.check(endings.count(RAISE) >= allowed, f"{what} after {len(endings)} of {allowed} attempts")
 
     def _dependency_failed(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
-        """Some task that it needs, directly or not, must have come to a bad end."""
+        """Check that a task on which it depends, directly or not, did not succeed."""
         detail = outcome.detail or {}
         todo, seen = list(expected.spec.depends_on), set()
         while todo:
@@ -452,7 +452,7 @@ class Truth:
             others = any(
                 client_of(task) != client_of(dependency.spec.id) for task in (expected.spec.id, *seen)
             )
-            gone = client_of(dependency.spec.id) in self.abandoned  # with what only it knew
+            gone = client_of(dependency.spec.id) in self.abandoned  # together with what only that client knew
             lost = status == m.LOST and (others or gone)
             self.check(
                 dependency.outcome.status == status or lost,
@@ -460,14 +460,14 @@ class Truth:
             )
 
     def _crashed(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
-        """Crashed too often, or lost with its worker too often."""
+        """Check that a task has crashed too often, or was lost with its worker too often."""
         world, spec = self.world, expected.spec
         executions = self.executions.get(spec.id, [])
         crashes = [e for e in executions if e.ending == CRASH and not e.bundled]
         limit = world.scenario.crash_limit
         detail = outcome.detail or {}
         if spec.body.options.at_most_once:
-            return  # the first crash is the last; so is whatever makes one doubt whether it ran
+            return  # the first crash is the last, and so is any doubt whether it ran
         chunk = spec.body.kind.calls > 1
         if outcome.status == m.CRASHED and chunk and "most_calls" in detail:
             most = world.scenario.max_tasks_per_slot
@@ -492,7 +492,7 @@ class Truth:
     # --- the end ---
 
     def detached_left(self) -> list[TaskId]:
-        """Detached tasks that were accepted, and whose outcome neither their client nor the coordinator has."""
+        """Return the accepted detached tasks whose outcomes neither their client nor the coordinator has."""
         coordinator = self.world.coordinator
         kept = {} if coordinator is None else coordinator.core.scheduler.results.detached
         if not self.world.detached_are_safe:
@@ -509,7 +509,7 @@ class Truth:
         return f"detached tasks are not done: {self.detached_left()[:5]}; unfinished tasks: {tasks[:5]}"
 
     def check_kept(self) -> None:
-        """What is kept of detached tasks is right; then it is forgotten, as by those who fetched it."""
+        """Check the kept outcomes of detached tasks, and then forget them, as a client that has fetched them would."""
         coordinator = self.world.coordinator
         if coordinator is None or not coordinator.core.scheduler.results.detached:
             return
@@ -527,7 +527,7 @@ class Truth:
         coordinator.post(Tick())
 
     def unresolved(self) -> list[TaskId]:
-        """What living clients still wait for."""
+        """Return the tasks for which living clients still wait."""
         return [
             task
             for task, expected in self.expected.items()
@@ -535,7 +535,7 @@ class Truth:
         ]
 
     def leftovers(self) -> Iterable[str]:
-        """What is in the cores though everything is done: empty once memory is at its baseline."""
+        """Yield what is left in the cores although everything is done; empty once memory is at its baseline."""
         world = self.world
         coordinator = world.coordinator
         if coordinator is None:
@@ -626,7 +626,7 @@ RIGHT = "0"
 
 
 def names_of(task: TaskId) -> tuple[TaskId, ...]:
-    """Under which it may be known: its own, and that of the bundle or chunk that it was or is part of."""
+    """Return the ids under which a task may be known: its own, and that of its bundle or chunk."""
     call = place_of_call(task)
     whole = chunk_of(task) if call is None else TaskId(f"{call[0]}-{RIGHT}")
     return (task,) if whole is None else (task, *names_of(whole))

@@ -1,4 +1,4 @@
-"""Calls of calls: what a simulated task submits and waits for, and the laws about those that can never begin."""
+"""Calls of calls: those that a simulated task submits and awaits, and the laws about those that can never begin."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 CHILD = m.FunctionDef(b"function of nested calls", "nested", b"blob of nested calls")
 
 SHARE = 0.15
-"""How likely a call makes calls of its own."""
+"""Probability that a call makes calls of its own."""
 
 MAX_DEPTH = 3
 
 NEWS_TAKES = 1.0
-"""Seconds within which the coordinator has heard of anything, where nothing goes wrong."""
+"""Maximum time in seconds for news to reach the coordinator if nothing goes wrong."""
 
 
 class Child(NamedTuple):
@@ -40,22 +40,25 @@ class Child(NamedTuple):
     kind: Kind
     resources: tuple[tuple[str, float], ...]
     depends_on_previous: bool
-    """It needs the result of the one before it, if there is one."""
+    """Whether it depends on the result of the one before it, if there is one."""
     nest: Nest | None
 
 
 class Nest(NamedTuple):
-    """What a call does in its middle."""
+    """The calls that a call makes in its middle."""
 
     children: tuple[Child, ...]
     waits: bool
     limit: float | None
-    """Seconds after which it waits no longer."""
+    """Maximum time in seconds of its wait."""
     every: bool
 
 
 def draw_nest(rng: random.Random, scenario: Scenario, resources: Iterable[str], depth: int = 1) -> Nest:
-    """`resources`: those that the call, or one above it, holds; mostly one of them is asked for again."""
+    """Draw the calls of a call.
+
+    `resources` are those that the call, or one above it, holds; usually one of them is required again.
+    """
     wanted = list(resources) or list(scenario.resources)
     children = []
     chunks = rng.random() < 0.2
@@ -77,7 +80,7 @@ def draw_nest(rng: random.Random, scenario: Scenario, resources: Iterable[str], 
 
 
 def with_nest(world: World, spec: m.TaskSpec) -> m.TaskSpec:
-    """Have some calls of a program make calls of their own; most of these hold something meanwhile."""
+    """Let some calls of a program make calls of their own; most of these hold resources meanwhile."""
     rng, scenario = world.rng_of_nests, world.scenario
     call = read_call(spec.body.payload)
     plain = call.ending == RETURN and sum(call.seconds) < 100.0 and not call.blocks
@@ -93,7 +96,7 @@ def with_nest(world: World, spec: m.TaskSpec) -> m.TaskSpec:
 
 
 class NestedClient(ClientNode):
-    """The connection of one slot's process, for the calls of its calls."""
+    """The connection of one slot's process for the calls of its calls."""
 
     def __init__(self, process: SlotProcess, task: TaskId) -> None:
         world = process.world
@@ -106,13 +109,13 @@ class NestedClient(ClientNode):
             self.process.wait.look()
 
     def leave_early(self) -> None:
-        """Its process ends; nobody is there to hear how the calls end that it has made and did not wait for."""
+        """End its process, so that nobody hears how the calls end that it has made and not awaited."""
         self.world.truth.abandoned.add(self.id)
         self.world.nested_are_safe = False
         self.leave()
 
     def vanish(self) -> None:
-        """Its process is gone."""
+        """Remove a client whose process is gone."""
         if self.alive:
             self.world.nested_are_safe = False
             self.crash()
@@ -134,7 +137,7 @@ class NestedClient(ClientNode):
 
 
 class NestWait:
-    """A task waits for calls of its own; what `workers.waits` is in a real slot."""
+    """A wait of a task for calls of its own; it corresponds to `workers.waits` in a real slot."""
 
     def __init__(self, process: SlotProcess, task: SlotTask, nest: Nest, children: list[TaskId]) -> None:
         self.world = process.world
@@ -152,25 +155,25 @@ class NestWait:
             self.world.at(self.world.now + TOLD_AFTER, self._look_again)
 
     def unfinished(self) -> list[TaskId]:
-        """Of its calls, or of the chunks that these have become."""
+        """Return those of its calls that are unfinished, or the chunks that these have become."""
         truth = self.world.truth
         pieces = [piece for child in self.children for piece in truth.pieces_of(child)]
         return [piece for piece in pieces if truth.expected[piece].outcome is None]
 
     def look(self) -> None:
-        """Some of its calls may have ended."""
+        """Check whether some of its calls have ended."""
         left = self.unfinished()
         if not left or (not self.nest.every and len(left) < len(self.children)):
             self.leave()
 
     def leave(self) -> None:
-        """Its task goes on."""
+        """Note that its task continues."""
         if self.left_at is None:
             self.abandon()
             self.process.go_on()
 
     def abandon(self) -> None:
-        """Its task ends, or its process."""
+        """Note that its task or process ends."""
         self.left_at = self.world.now
         self.process.wait = None
         if self.process.alive:
@@ -189,7 +192,7 @@ class NestWait:
 
 
 class Oracle:
-    """Which calls can never begin, as one who sees everything can tell; written without a look at the coordinator's."""
+    """An oracle that sees everything and tells which calls can never begin; it shares no code with the coordinator."""
 
     def __init__(self, world: World, waits: list[NestWait]) -> None:
         self._world = world
@@ -202,7 +205,7 @@ class Oracle:
             self.stuck = [wait for wait in self.stuck if not self._goes_on(wait)]
 
     def can_begin(self, task: TaskId) -> bool:
-        """Some time, if all that is not stuck ends."""
+        """Return whether a call can begin some time if everything ends that is not stuck."""
         wanted = self._resources(task)
         return any(
             all(
@@ -234,7 +237,7 @@ class Oracle:
 
 
 def lasting_waits(world: World, since: float) -> Iterator[NestWait]:
-    """Of tasks that wait without a limit and that nobody stops, or did so at that time."""
+    """Yield the waits of tasks that wait without a limit and that nobody stops, since that time."""
     for wait in world.truth.waits:
         expected = world.truth.expected[wait.task]
         stopped_at = expected.cancelled_at if expected.stop_running else None
@@ -244,7 +247,7 @@ def lasting_waits(world: World, since: float) -> Iterator[NestWait]:
 
 
 def check_refusal(world: World, task: TaskId) -> None:
-    """The law about calls that are refused: none of them could begin. What has just changed nobody can know."""
+    """Check the law about refused calls: none of them could begin. Recent changes do not count."""
     waits = list(lasting_waits(world, world.now - NEWS_TAKES))
     world.truth.check(
         not Oracle(world, waits).can_begin(task), f"{task} is refused, though it could begin some time"
@@ -252,26 +255,29 @@ def check_refusal(world: World, task: TaskId) -> None:
 
 
 MAX_DEADLOCK_SECONDS = 2 * TOLD_AFTER + PATIENCE + 2 * LOOK_EVERY + 2 * NEWS_TAKES
-"""Seconds: until it is told, for the patience of the coordinator, and for the ways, on which each process may stall."""
+"""Maximum time in seconds of a deadlock.
+
+It includes the time until it is reported, the coordinator's patience, and the ways, on which each process may stall.
+"""
 
 MAX_START_SECONDS = 10.0
-"""Seconds for which a new coordinator expects workers to come back, and some."""
+"""Time in seconds for which a new coordinator expects workers to come back, and a little more."""
 
 
 def is_lawful(scenario: Scenario) -> bool:
-    """Whether nothing keeps calls of calls from the coordinator, nor news."""
+    """Return whether nothing keeps calls of calls, or news, from the coordinator."""
     return scenario.nests and scenario.profile == "calm" and not scenario.journal_delay
 
 
 class DeadlockWatch(Watch):
-    """No task waits for long for what only those hold that wait for it."""
+    """A watch on tasks that wait for resources which only the tasks that wait for them hold."""
 
     interval = 0.25
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._stuck: dict[NestWait, float] = {}
-        """Since when."""
+        """The time since which each wait is stuck."""
         self._begins = world.now + MAX_START_SECONDS
 
     def _check(self) -> None:

@@ -1,7 +1,7 @@
-"""The network between the coordinator and its peers: every message passes the codec, and may meet with misfortune.
+"""The network between the coordinator and its peers: every message passes the codec, and may have an accident.
 
 A channel is one direction of one peer's connection, named by the peer's `source`. Without faults it is a TCP
-connection: in order, complete. Faults are drawn per message from `Conditions`, or come as partitions: a channel that
+connection: in order and complete. Faults are drawn per message from `Conditions`, or come as partitions: a channel that
 is cut loses its messages, or holds them back until it is mended.
 """
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 CAPTURED = 20
-"""Messages that are kept for those who would say them again."""
+"""Number of messages that are kept for peers that would repeat them."""
 
 
 @dataclass
 class Conditions:
-    """How the network behaves. Probabilities per message; `latency` and `jitter` in seconds."""
+    """The behaviour of the network, with probabilities per message; `latency` and `jitter` are in seconds."""
 
     latency: float = 0.0003
     jitter: float = 0.0
-    """Upper end of a further delay; exponentially distributed."""
+    """The mean of an additional delay, which is exponentially distributed."""
     drop: float = 0.0
     duplicate: float = 0.0
     reorder: float = 0.0
-    """How often a message does not wait for the ones before it."""
+    """The probability that a message does not wait for the ones before it."""
     late: float = 0.0
-    """How often a message is delayed by up to `latest` seconds."""
+    """The probability that a message is delayed by up to `latest` seconds."""
     latest: float = 20.0
     unreachable: float = 0.0
-    """How often the transport loses a message to a living peer, and says so."""
+    """The probability that the transport loses a message to a living peer, and reports that."""
     silent: float = 0.0
-    """How often it says nothing about a message to a dead peer."""
+    """The probability that it reports nothing about a message to a dead peer."""
 
     @property
     def perfect(self) -> bool:
@@ -59,27 +59,27 @@ class Channel:
 
     def __init__(self) -> None:
         self.last = 0.0
-        """When the last message in order arrives."""
+        """The time when the last message in order arrives."""
         self.cut = ""
-        """"": open; "drop" or "hold" while it is partitioned."""
+        """The state: empty if it is open, "drop" or "hold" while it is partitioned."""
         self.held: list[Callable[[], None]] = []
         self.seqs: dict[str, int] = {}
-        """Per session, the highest number sent: what is not above it is a repetition."""
+        """By session, the highest number sent; messages with lower numbers are repetitions."""
 
 
 class Network:
-    """All channels, and how much went through them."""
+    """All channels, and the number of messages that went through them."""
 
     def __init__(self, world: World, conditions: Conditions) -> None:
         self.world = world
         self.conditions = conditions
         self.last_cut = -math.inf
-        """When a way was last cut."""
+        """The time when a way was last cut."""
         self._channels: dict[tuple[Source, bool], Channel] = {}
         self.strangers: dict[Source, Callable[[Source, Envelope], None]] = {}
-        """Connections of those who do not belong here, and what listens there."""
+        """Connections of peers that do not belong here, with their listeners."""
         self.captured: deque[tuple[Source, Frames]] = deque(maxlen=CAPTURED)
-        """The latest messages to the coordinator, for whoever would say them again."""
+        """The latest messages to the coordinator, for peers that would repeat them."""
         self._waiting: list[tuple[Source, Frames]] = []
         """Messages that the peers' sockets keep until there is a coordinator again."""
         self.sent = 0
@@ -101,7 +101,7 @@ class Network:
         self._carry(source, True, lambda: self._arrive_up(source, frames))
 
     def to_peer(self, source: Source, envelope: Envelope) -> bool:
-        """False where the transport says that the peer cannot be reached."""
+        """Send a message to a peer; return False if the transport reports that it cannot be reached."""
         if source in self.strangers:
             listen, taken = self.strangers[source], decode([bytes(frame) for frame in encode(envelope)])
             self.world.at(self.world.now + self.conditions.latency, lambda: listen(source, taken))

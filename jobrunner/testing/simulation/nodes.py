@@ -63,22 +63,22 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="CoordinatorCore | WorkerCore | ClientCore")
 
 TURN_DELAY = 0.00002
-"""Seconds from an event's arrival to the turn that takes it, and whatever else has arrived by then."""
+"""Time in seconds from an event's arrival to the turn that takes it, with all that has arrived by then."""
 
 GRANULARITY = 0.0001
-"""By how much a timer may be late, as those of a real loop are."""
+"""Maximum delay of a timer in seconds, as in a real loop."""
 
 MAX_STALL = 0.2
-"""Seconds."""
+"""Maximum duration of a stall in seconds."""
 
 RESTART_DELAY = 0.5
-"""Seconds until a process that has left in an orderly way is started again."""
+"""Time in seconds until a process that has left in an orderly way is started again."""
 
 WORKERS = Principal("key-of-workers", "workers", WORKER)
-"""As which all workers connect."""
+"""The principal as which all workers connect."""
 
 IDLE_SPINS = 50
-"""Turns in a row for which a core may ask though nothing happens in them."""
+"""Maximum number of turns in a row that a core may request without an event in them."""
 
 
 class Node(Generic[C]):
@@ -91,7 +91,7 @@ class Node(Generic[C]):
         self.alive = True
         self.frozen = False
         self.finished = False
-        """It has stopped by its own will."""
+        """True if it has stopped by itself."""
         self.inbox: list[Event] = []
         self._turn_at: float | None = None
         self._spins = 0
@@ -131,12 +131,12 @@ class Node(Generic[C]):
             self.turn()
 
     def _go_on(self) -> None:
-        """After a stall."""
+        """Continue after a stall."""
         if self.alive and not self.frozen:
             self.turn()
 
     def turn(self) -> None:
-        """As in the driver: all that has arrived, a Tick, then the effects."""
+        """Take a turn, as in the driver: all events that have arrived, a Tick, then the effects."""
         self._turn_at = None
         now = self.world.now
         events, self.inbox = self.inbox, []
@@ -179,26 +179,26 @@ class Node(Generic[C]):
         raise NotImplementedError
 
     def perform(self, effect: Any) -> None:
-        """Whatever is not to be sent."""
+        """Perform an effect that is not a message."""
 
 
 def note_told(world: World, told: set[m.FunctionKey], whom: str, functions: list[m.FunctionDef]) -> None:
-    """`told` is what `whom` knows from before."""
+    """Note the functions that `whom` is sent; `told` has those that it knows from before."""
     for definition in functions:
         world.truth.check(definition.key not in told, f"{whom} is sent {definition.key!r} again")
         told.add(definition.key)
 
 
 def key_at(world: World, who: Principal) -> str:
-    """The key under which a peer's messages arrive: without owners nobody proves who it is."""
+    """Return the key under which a peer's messages arrive; without owners nobody has a proved identity."""
     return who.key if world.scenario.owners else ""
 
 
 class PeerNode(Node[C]):
-    """A worker or a client, which reach the coordinator through their `source`."""
+    """A worker or a client, which reaches the coordinator through its `source`."""
 
     own_id: str
-    """Under which it greets."""
+    """The id under which it greets."""
 
     def __init__(self, world: World, name: str, core: C, who: Principal) -> None:
         self.source: Source = name.encode()
@@ -212,7 +212,7 @@ class PeerNode(Node[C]):
 
 
 class CoordinatorNode(Node[CoordinatorCore]):
-    """The coordinator; its scheduler is watched for what only it can tell."""
+    """The coordinator; its scheduler is watched for facts that only it knows."""
 
     def __init__(self, world: World, number: int) -> None:
         scenario = world.scenario
@@ -288,7 +288,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         def watched_going_on(worker: WorkerSession, split: m.Outcome, now: float) -> None:
             fenced = len(worker.cancels)
             goes_on(worker, split, now)
-            # What goes on may have ended elsewhere, where a coordinator before this one had lost sight of it.
+            # The part that continues may have ended elsewhere, where an earlier coordinator had lost sight of it.
             self._detach(worker, [request.id for request in worker.cancels[fenced:]])
 
         def watched_finish(record: TaskRecord, ended: m.Outcome, state: TaskState, now: float) -> None:
@@ -311,7 +311,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         )
 
     def _watch_functions(self, core: CoordinatorCore) -> None:
-        """No client sends a function or a part twice in a session, unless it has said that it may be forgotten."""
+        """Check that no client sends a function or part twice in a session, unless it said that it may be dropped."""
         submit = core.admission.submit
         told: dict[str, set[m.FunctionKey]] = {}
 
@@ -338,7 +338,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
 
 
 class WorkerNode(PeerNode[WorkerCore]):
-    """A worker's daemon and its slots; the slots go on while the daemon is frozen, and die with it."""
+    """A worker's daemon and its slots; the slots continue while the daemon is frozen, and die with it."""
 
     def __init__(self, world: World, name: str, base: str, slots: int) -> None:
         scenario = world.scenario
@@ -361,16 +361,16 @@ class WorkerNode(PeerNode[WorkerCore]):
         self.base = base
         self.slots = SimulatedSlots(self)
         self.stand_ins = False
-        """Some slot was blocked at some time."""
+        """True if a slot was ever blocked."""
         self.detached: set[TaskId] = set()
-        """Tasks that the coordinator has lost sight of here; they may run on, and elsewhere too."""
+        """Tasks of this worker that the coordinator has lost sight of; they may run on, and elsewhere too."""
         core = WorkerCore(settings, random.Random(world.rng.getrandbits(64)), world.now)
         self._watch_functions(core)
         self.own_id = settings.id
         super().__init__(world, name, core, WORKERS)
 
     def _watch_functions(self, core: WorkerCore) -> None:
-        """The coordinator sends no function or part twice in a session, unless it has said that it is forgotten."""
+        """Check that the coordinator sends no function or part twice in a session, unless it said that it drops it."""
         take = core._message
         told: set[m.FunctionKey] = set()
 
@@ -398,12 +398,15 @@ class WorkerNode(PeerNode[WorkerCore]):
         self.detached.update(tasks)
 
     def lost_sight_of(self, task: TaskId) -> bool:
-        """Whether the coordinator has, of this task or of the bundle that it comes from."""
+        """Return whether the coordinator has lost sight of this task, or of the bundle from which it comes."""
         return any(name in self.detached for name in names_of(task))
 
 
 class SimulatedJournal:
-    """What outlives the coordinators. A write takes its time, or fails; what a dead one had ordered is lost."""
+    """A journal that outlives the coordinators.
+
+    A write takes its time, or fails; one that a dead coordinator had ordered is lost.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -416,7 +419,7 @@ class SimulatedJournal:
         return self.state.copy()
 
     def at_last(self) -> JournalState:
-        """What it holds when the next entry is written."""
+        """Return its content at the time when the next entry is written."""
         state = self.state.copy()
         state.apply(self._owed.part(1_000_000, 1_000_000))
         return state
@@ -433,7 +436,7 @@ class SimulatedJournal:
         world, entry = self.world, effect.entry
         fails = world.rng.random() < world.scenario.journal_failures and not world.calm_now
         world.note("journal", "fails" if fails else "keeps", entry)
-        if fails:  # as the real one: what is not new is written before the next entry
+        if fails:  # as in the real one, the rest is written before the next entry
             self._owed.add(entry, self.state)
         else:
             while self._owed:
@@ -458,7 +461,7 @@ class ClientNode(PeerNode[ClientCore]):
         hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout, within=within)
         core = ClientCore(hello, random.Random(world.rng.getrandbits(64)), world.now)
         self.epoch = 0
-        """How often the program has reloaded its modules."""
+        """Number of times that the program has reloaded its modules."""
         self._number = 0
         self._queries: set[int] = set()
         self._query_number = 0
@@ -466,7 +469,7 @@ class ClientNode(PeerNode[ClientCore]):
         self.told_running: set[TaskId] = set()
         """Tasks of which it has heard that they run."""
         self.watching: dict[TaskId, int] = {}
-        """How often others' tasks were asked for, without an answer yet."""
+        """By task of others, the number of unanswered questions."""
         super().__init__(world, name, core, who)
 
     # --- what a program does ---
@@ -537,7 +540,7 @@ class ClientNode(PeerNode[ClientCore]):
         elif isinstance(effect, AnswerCancel):
             for task in effect.refused:
                 if task in truth.bundles or task in truth.pieces:
-                    continue  # what became of it was answered for
+                    continue  # its fate was answered for
                 if truth.expected[task].outcome is None:
                     truth.cancel_refused(task)
         elif isinstance(effect, AnswerQuery):
@@ -546,7 +549,7 @@ class ClientNode(PeerNode[ClientCore]):
             self.answers += 1
 
     def _submit_rest(self, effect: ChunkDivided) -> None:
-        """As `map` does: what a chunk gave back becomes chunks of their own, of one element each or more."""
+        """Submit the elements that a chunk gave back as chunks of one element or more, as `map` does."""
         truth = self.world.truth
         parts = truth.parted(effect, self.new_id)
         for spec in parts:

@@ -1,4 +1,4 @@
-"""Seeds: run them, and tell what failed in a way that can be read and run again."""
+"""Seeds: they are run, and failures are told in a form that can be read and repeated."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jobrunner.testing.simulation.world import TRACE_LENGTH, World
 
 @dataclass(frozen=True)
 class Failure:
-    """A seed that broke a law, and the history of it."""
+    """A seed that broke a law, with its history."""
 
     seed: int
     text: str
 
 
 def run_seed(seed: int, *, steps: int = TRACE_LENGTH, profile: str | None = None) -> Failure | None:
-    """Run one seed; None if all laws held. `steps` bounds the lines of the history; `profile` forces one."""
+    """Run one seed; return None if all laws held. `steps` limits the lines of the history; `profile` forces one."""
     scenario = None if profile is None else draw_scenario(random.Random(seed), profile)
     world = World(seed, scenario, trace_length=steps)
     try:
@@ -36,7 +36,7 @@ def run_seed(seed: int, *, steps: int = TRACE_LENGTH, profile: str | None = None
 
 
 def run_seeds(first: int, count: int, *, on_progress: Callable[[int], None] | None = None) -> list[Failure]:
-    """Run `count` seeds from `first`; `on_progress` is called with the number done, after each."""
+    """Run `count` seeds from `first`; `on_progress` is called after each with the number done."""
     failures = []
     for done, seed in enumerate(range(first, first + count), 1):
         failure = run_seed(seed)

@@ -1,4 +1,4 @@
-"""What a simulated cluster is made of, and what is going to happen to it: all drawn from the seed."""
+"""The parts of a simulated cluster, and the events that will happen to it; all are drawn from the seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES = ("m0", "m1")
 
 
 class Incident(NamedTuple):
-    """Something that goes wrong `at` some time, and is over `duration` seconds later."""
+    """An accident at a time `at`, which is over `duration` seconds later."""
 
     at: float
     kind: str
@@ -42,7 +42,10 @@ PROCESS_INCIDENTS = (
 
 @dataclass
 class Scenario:
-    """Times in seconds. `workers` are their numbers of slots, `tasks` the calls per client."""
+    """The parts and events of a simulation. Times are in seconds.
+
+    `workers` has the number of slots of each worker, and `tasks` is the number of calls per client.
+    """
 
     profile: str = "calm"
     workers: list[int] = field(default_factory=lambda: [2, 2])
@@ -62,59 +65,59 @@ class Scenario:
     slot_start: float = 0.05
     start_failures: float = 0.0
     shortages: float = 0.0
-    """The share of starts of slots for which there is nothing left on their host, where another slot has it."""
+    """Share of starts of slots for which their host has no resources while another slot has them."""
     spoils: bool = False
-    """Some tasks that are interrupted leave a process that is to run no other."""
+    """Whether some interrupted tasks leave a process that must run no other task."""
     blocking: bool = False
     remembered: int = 256
-    """Functions that a client takes the coordinator to know."""
+    """Number of functions that a client assumes the coordinator to know."""
     result_cache: int = 1 << 20
     dependencies: bool = False
-    """Tasks need the results of others, and clients watch each other's tasks."""
+    """Whether tasks depend on results of others, and clients watch each other's tasks."""
     detached: bool = False
-    """Some tasks outlive their clients."""
+    """Whether some tasks outlive their clients."""
     journal: bool = False
     journal_delay: float = 0.0
-    """Seconds from the order to write until it is done, at most; 0: it is done at once, as in production."""
+    """Maximum time in seconds of a write to the journal; 0: it is done at once, as in production."""
     journal_failures: float = 0.0
-    """The share of entries that do not get into the journal."""
+    """Share of entries that cannot be written to the journal."""
     bundles: bool = False
-    """Some calls travel in bundles."""
+    """Whether some calls travel in bundles."""
     owners: int = 0
-    """Keys that the clients have, one after the other; 0: nobody proves anything."""
+    """Number of keys that the clients have in turn; 0: nobody has a proved identity."""
     attackers: int = 0
-    """Peers that have keys of their own and mean harm; where there are owners."""
+    """Number of malicious peers with keys of their own; only if there are owners."""
     functions: int = 4
-    """Different functions that all clients call; 0: each call has one of its own."""
+    """Number of different functions that all clients call; 0: each call has one of its own."""
     missing_modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
+    """By worker ("w0", "w1" ...), those of MODULES that it cannot import; if empty, functions require none."""
 
     nests: bool = False
-    """Some calls make calls of their own, and wait for them."""
+    """Whether some calls make calls of their own, and wait for them."""
     stalls: float = 0.0
-    """The share of turns that come late, since the machine is busy with something else."""
+    """Share of turns that come late, because the machine is busy with something else."""
     holds: float = 0.0
-    """The share of calls that keep all else in their process from running."""
+    """Share of calls that keep all else in their process from running."""
     epochs: bool = False
-    """Programs reload modules, so that their calls need slots that have not served the earlier ones."""
+    """Whether programs reload modules, so that their calls need slots that have not served earlier ones."""
     max_tasks_per_slot: int | None = None
-    """Calls after which a slot's process is replaced."""
+    """Number of calls after which a slot's process is replaced."""
 
     @property
     def has_wide_windows(self) -> bool:
-        """No call waits in its client."""
+        """Whether no call waits in its client."""
         defaults = Scenario()
         return (self.window_tasks, self.window_bytes) == (defaults.window_tasks, defaults.window_bytes)
 
     @property
     def workers_are_safe(self) -> bool:
-        """No attempt is ever lost, so that crashes can be counted exactly."""
+        """Whether no attempt is ever lost, so that crashes can be counted exactly."""
         harmless = (KILL_SLOT, "crash client", "leave client")
         return self.conditions.perfect and all(incident.kind in harmless for incident in self.incidents)
 
 
 def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
-    """A scenario of one of PROFILES."""
+    """Draw a scenario of one of PROFILES."""
     scenario = Scenario(
         profile=profile or rng.choice(PROFILES),
         workers=[rng.randint(1, 4) for _ in range(rng.randint(1, 4))],
@@ -150,7 +153,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if rng.random() < 0.4:
         for number in range(len(scenario.workers)):
             scenario.missing_modules[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
-    aside = random.Random()  # so that all else of a seed stays what it was
+    aside = random.Random()  # a generator of its own, so that all else of a seed stays what it was
     aside.setstate(rng.getstate())
     if aside.random() < 0.3:
         scenario.max_tasks_per_slot = aside.choice((1, 2, 5, 20))
@@ -162,7 +165,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         scenario.attackers = aside.choice((0, 0, 1, 2))
     scenario.holds = aside.choice((0.0, 0.0, 0.0, 0.1, 0.5))
     scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
-    # Not where a window may be full of calls that wait for those which it keeps back.
+    # Not if a window may be full of calls that wait for those which it keeps back.
     scenario.nests = aside.random() < 0.3 and scenario.has_wide_windows
     return scenario
 

@@ -1,4 +1,4 @@
-"""Symbolic calls: a payload that says what the simulated slot is to do, and results that can be recognized."""
+"""Symbolic calls: payloads that tell simulated slots what to do, and results that can be recognized."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ SIGTERM = 1
 SIGKILL = 2
 
 BIG = 20_000
-"""Bytes of a payload that travels as frames of its own."""
+"""Size in bytes of a payload that has frames of its own."""
 
 
 class Call(NamedTuple):
-    """What a task does when a simulated slot runs it. `seconds` has an entry per element of its pack."""
+    """A task's behaviour in a simulated slot. `seconds` has an entry per element of its pack."""
 
     seconds: tuple[float, ...]
     ending: str = RETURN
     guilty: int = 0
     """The element in which it raises or crashes."""
     bad_runs: int = 1_000_000
-    """So many executions end badly; later ones return."""
+    """The number of executions that end badly; later ones return."""
     stopped_by: int = SIGINT
     """The mildest signal that ends it."""
     prints: bool = False
     blocks: bool = False
-    """It waits, in its middle third, for tasks of its own."""
+    """Whether it waits, in its middle third, for tasks of its own."""
     big: bool = False
-    """Its payload and result are large."""
+    """Whether its payload and result are large."""
     holds: bool = False
-    """While one of its elements runs, nothing else in its process does."""
+    """Whether nothing else in its process runs while one of its elements does."""
 
     def payload(self) -> Payload:
         told = self if self.holds else self[:-1]  # so that all else of a seed stays what it was
@@ -53,17 +53,17 @@ def read_call(payload: Payload) -> Call:
 
 
 def result_of(task: TaskId, kind: Kind, call: Call) -> Payload:
-    """What the task returns; nothing else does."""
+    """Return the result of the task, which no other task returns."""
     head: bytes = msgpack.packb(("result of", task, kind, call.seconds[:1]))
     return (head, bytes(BIG)) if call.big else head
 
 
 def error_of(task: TaskId) -> bytes:
-    """What the task raises."""
+    """Return the exception that the task raises."""
     packed: bytes = msgpack.packb(("error of", task))
     return packed
 
 
 def flat(payload: Payload) -> bytes:
-    """A payload in one piece."""
+    """Return a payload in one piece."""
     return payload if isinstance(payload, bytes) else b"".join(bytes(part) for part in buffers_of(payload))

@@ -1,4 +1,4 @@
-"""What the clients' programs do: submit in bursts, cancel, ask, and wait."""
+"""The clients' programs, which submit in bursts, cancel, ask, and wait."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 ENDLESS = 1e6
-"""Seconds of a call that only ends when it is cancelled."""
+"""Duration in seconds of a call that ends only when it is cancelled."""
 
 QUERIES = ("status", "workers", "tasks", "task", "nonsense")
 
 
 def part(number: int) -> m.FunctionDef:
-    """One of three is large."""
+    """Return a part of a function; one of three is large."""
     blob = b"part %d" % number
     return m.FunctionDef(b"part %d" % number, "a part", (blob, MUCH) if number % 3 == 0 else blob)
 
@@ -45,12 +45,12 @@ MUCH = bytes(LARGE_DEFINITION)
 
 
 def parts_of(number: int) -> tuple[m.FunctionDef, ...]:
-    """Those of a function: many have one in common, some have two, some none, some one of their own."""
+    """Return the parts of a function: many share one, some have two, some none, and some one of their own."""
     return ((part(0),), (part(0), part(1)), (), (part(number + 2),))[number % 4]
 
 
 def function(number: int, needy: bool = False, parts: tuple[m.FunctionDef, ...] = ()) -> m.FunctionDef:
-    """`needy`: two of three need a module."""
+    """Return a function; if `needy`, two of three require a module."""
     modules = ((), *((module,) for module in MODULES))[number % 3] if needy else ()
     keys = tuple([each.key for each in parts])
     return m.FunctionDef(
@@ -114,7 +114,7 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
 
 
 def draw_epoch(world: World, client: ClientNode) -> m.FunctionDef | None:
-    """What the calls of a program that has reloaded modules bring along."""
+    """Return the initializer of calls of a program that has reloaded modules, or None."""
     if world.scenario.epochs and world.rng.random() < 0.3:
         client.epoch += 1
     if not client.epoch:
@@ -132,7 +132,7 @@ def draw_task(
     functions: dict[bytes, m.FunctionDef],
     names: list[TaskId],
 ) -> m.TaskSpec:
-    """A plain call or a chunk; `names` are those of its burst that it may need."""
+    """Draw a plain call or a chunk; `names` are those of its burst on which it may depend."""
     call, range_ = draw_call(world, kind)
     if range_ is not None:
         world.truth.chunks.add(task)
@@ -147,7 +147,7 @@ def draw_task(
 def draw_functions(
     world: World, functions: dict[bytes, m.FunctionDef]
 ) -> tuple[m.FunctionKey, m.FunctionKey | None]:
-    """A function and, seldom, an initializer; into `functions` too."""
+    """Draw a function and, seldom, an initializer; both are added to `functions`."""
     rng = world.rng
     number = rng.randrange(world.scenario.functions) if world.scenario.functions else world.serial()
     parts = parts_of(number)
@@ -169,7 +169,10 @@ def draw_bundle(
     names: list[TaskId],
     endless: list[TaskId],
 ) -> m.TaskSpec:
-    """Calls that travel together; their ids go to `names`, those of calls that never end to `endless` too."""
+    """Draw calls that travel together.
+
+    Their ids are added to `names`, and those of calls that never end to `endless`, too.
+    """
     rng = world.rng
     calls = [draw_bundled_call(world) for _ in range(rng.randint(1, 12))]
     for index, call in enumerate(calls):
@@ -183,7 +186,7 @@ def draw_bundle(
 
 
 def draw_bundled_call(world: World) -> Call:
-    """Mostly a short one, as was expected."""
+    """Draw a call that is usually short, as expected."""
     rng = world.rng
     seconds = float(10 ** rng.uniform(-5, -3))
     draw = rng.random()
@@ -208,7 +211,7 @@ def draw_holds(world: World, blocks: bool) -> bool:
 
 
 def draw_dependencies(world: World, client: ClientNode, burst: list[TaskId]) -> tuple[TaskId, ...]:
-    """Some tasks that were submitted before: mostly this client's own, of this burst or an earlier one."""
+    """Draw earlier tasks on which to depend, mostly of this client, of this burst or an earlier one."""
     rng = world.rng
     if rng.random() < 0.6:
         return ()
@@ -225,12 +228,12 @@ def draw_dependencies(world: World, client: ClientNode, burst: list[TaskId]) -> 
 
 
 def is_part(task: TaskId, chunks: set[TaskId]) -> bool:
-    """Whether it is what goes on of one of these chunks."""
+    """Return whether it is the part of one of these chunks that continues."""
     return any(name in chunks for name in names_of(task))
 
 
 def plan_watch(world: World, client: ClientNode) -> None:
-    """Have the client ask, some time, how somebody's task ends."""
+    """Let the client ask, some time, how somebody's task ends."""
     at = world.now + world.rng.uniform(0, world.scenario.faults_until)
 
     def watch() -> None:
@@ -255,7 +258,7 @@ def plan_cancels(world: World, client: ClientNode, tasks: list[TaskId], endless:
 
 
 def plan_strangers_cancel(world: World, client: ClientNode, tasks: list[TaskId]) -> None:
-    """Have another client, which was given the ids, cancel calls of bundles. It may come too late, or to nobody."""
+    """Let another client, which was given the ids, cancel calls of bundles, perhaps too late or in vain."""
     rng = world.rng_of_strangers
     calls = [task for task in tasks if place_of_call(task) is not None]
     if not calls or rng.random() < 0.5:

@@ -68,22 +68,22 @@ CONTROL_INTERVAL = 0.02
 PIPE_DELAY = 0.00005
 
 FULL = 0.02
-"""How likely the results of a bundle's calls are too large to go on collecting, after each of them."""
+"""Probability, after each call of a bundle, that the results are too large to collect more."""
 
 SPOILED = 0.5
-"""How likely a task that is interrupted leaves a process that is to run no other."""
+"""Probability that an interrupted task leaves a process that must run no other task."""
 
 MOVES = 0.2
-"""How likely a slot is just doing something when tasks are to be retracted, so that this has to be tried again."""
+"""Probability that a slot moves when tasks are being retracted, so that this must be tried again."""
 
 MIN_WAIT = 1e-6
-"""Seconds that pass, at least, until a call that holds the process releases it."""
+"""Minimum time in seconds until a call that holds the process releases it."""
 
 MAX_END_SECONDS = 0.3
-"""Seconds that a process may take to end by itself."""
+"""Maximum time in seconds that a process takes to end by itself."""
 
 MAX_DEATH_SECONDS = 0.1
-"""Seconds that a process may take to go once it was killed; until then it counts as running its task."""
+"""Maximum time in seconds that a killed process takes to go; until then it counts as running its task."""
 
 
 class SlotProcess:
@@ -100,53 +100,53 @@ class SlotProcess:
         self.dying = False
         self.spoiled = False
         self.task: SlotTask | None = None
-        """Of a bundle, the call that runs."""
+        """The running task; of a bundle, the running call."""
         self.bundle: BundleRun | None = None
         self.call = Call(())
         self.nest: Nest | None = None
-        """What it makes calls for, if it does."""
+        """The calls that the task makes, if it makes any."""
         self.execution: Execution | None = None
         self.blocked = False
         self.client: NestedClient | None = None
-        """For the calls of its calls, once one has made some."""
+        """The client for calls of its calls, once one has made some."""
         self.wait: NestWait | None = None
-        """For such calls."""
+        """The wait for such calls."""
         self.calls = 0
-        """That have begun; each element of a chunk counts."""
+        """The number of calls that have begun; each element of a chunk counts."""
         self.functions: dict[FunctionKey, m.FunctionDef] = {}
         self.serves: set[FunctionKey | None] = set()
-        """The shipments and epochs of the tasks that have begun; None: there was one without."""
+        """The shipments and epochs of the tasks that have begun; None stands for a task without them."""
         self._queue: deque[SlotTask] = deque()
         self._outcomes: list[SlotOutcome] = []
         self._last_flush = 0.0
         self._last_number = 0
         self._given = 0
-        """The number of the last task that is on its way here, or was."""
+        """The number of the last task that is or was on its way here."""
         self._begun = 0
         self._retracted = range(0)
         self._moved = False
-        """When tasks were last to be retracted."""
+        """Whether it moved when tasks were last retracted."""
         self._put_off: list[Callable[[], None]] = []
-        """What it is to do as soon as the call that runs lets it."""
+        """The actions to take as soon as the running call permits."""
         self.turn = 0
-        """Counts the starts, so that the end of another task is not taken for the end of this one."""
+        """The number of starts, so that the end of another task is not taken for the end of this one."""
         self._bad = False
-        """What runs comes to a bad end, if it comes to the guilty element."""
+        """Whether the running task comes to a bad end, if it reaches the guilty element."""
         self._began = 0.0
         self._at_once = False
-        """What is told is not told by the process, but read by its worker."""
+        """Whether reports are read by the worker, and not sent by the process."""
         self._arrives = 0.0
         self._told = 0.0
 
     @property
     def idle(self) -> bool:
-        """It waits for something to do."""
+        """Whether it waits for something to do."""
         at_work = self.dying or self.spoiled or self.task is not None or self._queue
         return self.ready and not at_work
 
     @property
     def held_up(self) -> bool:
-        """Whether there are tasks, or calls of a bundle, that wait for the one that runs."""
+        """Whether tasks, or calls of a bundle, wait for the running one."""
         return bool(self._queue) or (self.bundle is not None and self.bundle.has_more())
 
     # --- commands: each takes a moment to arrive, in order ---
@@ -157,13 +157,13 @@ class SlotProcess:
         self.world.at(self._arrives, lambda: action(*arguments) if self.alive else None)
 
     def on_control_thread(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do that as soon as the call that runs lets it."""
+        """Take an action as soon as the running call permits."""
         self._put_off.append(lambda: action(*arguments))
         if len(self._put_off) == 1:
             self._run_put_off()
 
     def _run_put_off(self) -> None:
-        """Do what was put off, in order, as far as the call that runs lets it."""
+        """Take the postponed actions, in order, as far as the running call permits."""
         while self._put_off and self.alive:
             wait = self._held_for()
             if wait is not None:
@@ -173,7 +173,7 @@ class SlotProcess:
             del self._put_off[:1]
 
     def _held_for(self) -> float | None:
-        """Seconds until the call that runs releases the process; None: it does not keep it."""
+        """Return the seconds until the running call releases the process, or None if it does not hold it."""
         if self.task is None or not self.call.holds:
             return None
         start = self.task.kind.start if isinstance(self.task.kind, Chunk) else 0
@@ -186,7 +186,7 @@ class SlotProcess:
         self._next()
 
     def give(self, effect: RunTasks) -> None:
-        """Tasks are on their way."""
+        """Take tasks that are on their way."""
         if effect.tasks:
             self._given = effect.tasks[-1].number
         self.command(self.on_control_thread, self.run, effect)
@@ -221,13 +221,13 @@ class SlotProcess:
         self.execution.bundled = False
 
     def divide(self, number: int) -> None:
-        """Keep what has begun of a chunk, and give back the rest."""
+        """Keep the elements of a chunk that have begun, and give back the others."""
         task = self.task
         if task is None or task.number != number or self.dying or not isinstance(task.kind, Chunk):
             self.tell(SlotDivided(self.id, number, 0))
             return
         if task.id in self.world.truth.nests:
-            return  # of such a chunk the elements are one
+            return  # the elements of such a chunk are one
         start, end = task.kind
         stop = self.element() + 1
         if stop >= end or self.execution is None:
@@ -242,7 +242,7 @@ class SlotProcess:
         self._plan_end(part)
 
     def retract(self, chunks: tuple[int, ...]) -> None:
-        """What has not begun is taken from the process, whatever it does."""
+        """Take tasks that have not begun from the process, whatever it does."""
         moves, self._moved = not self._moved and self.world.rng_of_holds.random() < MOVES, False
         if self._told > self.world.now or moves:
             self._moved = moves
@@ -266,13 +266,13 @@ class SlotProcess:
         if self.dying or (name == "SIGTERM" and self.task is not None and self.call.stopped_by == SIGKILL):
             return
         self.dying = True
-        self.turn += 1  # whatever runs will not end by itself any more
+        self.turn += 1  # the running task will not end by itself any more
         self.world.at(
             self.world.now + self.world.rng.uniform(0, MAX_DEATH_SECONDS), lambda: self.die(None, name)
         )
 
     def end(self) -> None:
-        """It does what its tasks have left for its end."""
+        """Do what the tasks have left for the end of the process."""
         if self.dying:
             return
         self.world.truth.check(self.task is None and not self._queue, "only an idle slot is to end")
@@ -284,11 +284,11 @@ class SlotProcess:
     # --- what a task does; symbolic here ---
 
     def read(self, task: SlotTask) -> Call:
-        """What is to happen in the task that begins now."""
+        """Return the behaviour of the task that begins now."""
         return read_call(task.payload)
 
     def outcome(self, task: SlotTask, ending: str) -> tuple[int, Payload]:
-        """Status and payload of the task that ends now."""
+        """Return status and payload of the task that ends now."""
         if ending == RETURN:
             return m.OK, result_of(task.id, task.kind, self.call)
         return m.ERROR, error_of(task.id)
@@ -335,7 +335,7 @@ class SlotProcess:
             self.world.at(self.world.now + lasts * 2 / 3, lambda: self._block(task, False))
 
     def _plan_end(self, task: SlotTask) -> tuple[float, str]:
-        """When what runs since `_began` ends, and how."""
+        """Return when the task that runs since `_began` ends, and how."""
         call = self.call
         start, stop = task.kind if isinstance(task.kind, Chunk) else (0, 1)
         seconds = call.seconds[start:stop]
@@ -351,7 +351,7 @@ class SlotProcess:
         return lasts, ending
 
     def _submit_nested(self, turn: int) -> None:
-        """The task that runs makes calls, and waits for them, maybe."""
+        """Let the running task make calls, and perhaps wait for them."""
         task, nest = self.task, self.nest
         if not self.alive or turn != self.turn or task is None or nest is None:
             return
@@ -362,7 +362,7 @@ class SlotProcess:
             self._end_after(turn, sum(self.call.seconds) / 3)
 
     def go_on(self) -> None:
-        """The wait is over."""
+        """End the wait."""
         self.wait = None
         if self.task is not None and not self.dying:
             self._block(self.task, False)
@@ -431,7 +431,7 @@ class SlotProcess:
         self.slots.processes.pop(self.id, None)
 
     def stop(self) -> None:
-        """It is gone, and nobody is told."""
+        """Remove the process without a report."""
         self.alive = False
         if self.wait is not None:
             self.wait.abandon()
@@ -443,7 +443,7 @@ class SlotProcess:
         self._queue.clear()
 
     def element(self) -> int:
-        """Of the chunk or bundle that runs, the element that it has come to; else -1."""
+        """Return the present element of the running chunk or bundle, or -1."""
         if self.task is None:
             return -1
         if self.bundle is not None:
@@ -479,7 +479,7 @@ class SimulatedSlots:
         self.node = node
         self.processes: dict[SlotId, SlotProcess] = {}
         self.started = 0
-        """Processes, so far."""
+        """Number of processes so far."""
 
     def perform(self, effect: Effect) -> None:
         world = self.node.world
@@ -514,7 +514,7 @@ class SimulatedSlots:
             found.command(found.signal, effect.signal)
 
     def _is_short(self) -> bool:
-        """Whether there is nothing left for one more process; for the first one there always is something."""
+        """Return whether there are no resources for one more process; for the first one there always are."""
         world = self.node.world
         others = any(process.alive for process in self.processes.values())
         if not others or world.calm_now or not world.scenario.shortages:
@@ -522,7 +522,7 @@ class SimulatedSlots:
         return world.rng.random() < world.scenario.shortages
 
     def executing(self) -> int:
-        """Slots that run a task, not counting those that wait for tasks of their own."""
+        """Return the number of slots that run a task, without those that wait for tasks of their own."""
         return sum(process.task is not None and not process.blocked for process in self.processes.values())
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Laws about how long something may last: looked at now and then, and not when a single thing happens."""
+"""Laws about how long something may last, which are checked now and then instead of at an event."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 
 class Watch(ABC):
-    """Looks at a world after some of its steps: nothing happens because of it."""
+    """A check of a world after some of its steps, which changes nothing."""
 
     interval: ClassVar[float]
-    """Virtual seconds between two looks, at least."""
+    """Minimum virtual time in seconds between two checks."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._looks_at = 0.0
 
     def look(self) -> None:
-        """To be called after each step. Raises Violation."""
+        """Check the law, if it is time; call this after each step. Raises Violation."""
         if self._world.now >= self._looks_at:
             self._looks_at = self._world.now + self.interval
             self._check()
 
     @abstractmethod
     def _check(self) -> None:
-        """Raises Violation where the law does not hold at this moment."""
+        """Raise Violation if the law does not hold at this moment."""

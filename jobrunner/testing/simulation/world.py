@@ -1,7 +1,7 @@
 """A whole cluster in one thread: real cores, a virtual clock, a simulated network and simulated slots.
 
-Everything that happens is an action on one heap of times; everything that is left to chance is drawn from one random
-number generator. So a seed decides all, and a failure comes again as often as one looks at it.
+Everything that happens is an action on one heap of times, and all chance comes from one random number generator. So a
+seed determines all, and a failure can be repeated as often as needed.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from jobrunner.testing.simulation.simulated_slots import SlotProcess
 from jobrunner.testing.simulation.watch import Watch
 
 LOOK_INTERVAL = 0.25
-"""Virtual seconds between two looks at whether all is done."""
+"""Virtual time in seconds between two checks whether all is done."""
 
 SETTLE_SECONDS = 150.0
-"""Within which the cluster must have recovered from the last fault, beside the time that the work takes."""
+"""Maximum virtual time in seconds for recovery from the last fault, beyond the time that the work takes."""
 
 TRACE_LENGTH = 300
-"""Lines of a failure's history."""
+"""Number of lines of a failure's history."""
 
 
 class World:
-    """See the module. Without a scenario it draws one; `trace_length` None keeps the whole history."""
+    """A simulated cluster. Without a scenario it draws one; with `trace_length` None it keeps the whole history."""
 
     truth_class = Truth
     slot_class = SlotProcess
@@ -61,9 +61,9 @@ class World:
         self.rng = random.Random(seed)
         self.rng_of_stalls = random.Random(seed)
         self.rng_of_strangers = random.Random(seed)
-        """Of its own, so that all else of a seed is the same without them."""
+        """A generator of its own, so that all else of a seed is the same without them."""
         self.rng_of_nests = random.Random(seed)
-        """As that one, without calls of calls."""
+        """A generator of its own, so that all else of a seed is the same without calls of calls."""
         self.rng_of_holds = random.Random(seed)
         self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.now = 1000.0
@@ -74,18 +74,18 @@ class World:
         self.journal = SimulatedJournal(self)
         self.attackers: list[Attacker] = []
         self.epoch = 0
-        """Counts the coordinators that came and went."""
+        """Number of coordinators that came and went."""
         self.calm_now = self.scenario.profile == "calm"
         self.nothing_goes_wrong = False
-        """Nobody, and no test either, does anything to this world but what its calm scenario says."""
+        """True if nobody, including a test, does anything to this world beyond its calm scenario."""
         self.workers_are_safe = self.scenario.workers_are_safe
         self.workers: list[WorkerNode] = []
-        """All that ever were, in the order in which they started."""
+        """All workers that ever existed, in the order in which they started."""
         self.clients: list[ClientNode] = []
         self.nested: list[NestedClient] = []
-        """Those of processes whose calls have made calls."""
+        """The clients of processes whose calls have made calls."""
         self.nested_are_safe = True
-        """None of them has ended with its slot's process, before the others."""
+        """True if none of them has ended with its slot's process before the others."""
         self.steps = 0
         self._heap: list[tuple[float, int, Callable[[], Any]]] = []
         self._order = 0
@@ -115,7 +115,7 @@ class World:
         heapq.heappush(self._heap, (time, self._order, action))
 
     def step(self) -> None:
-        """Let the next thing happen."""
+        """Perform the next action."""
         time, _, action = heapq.heappop(self._heap)
         self.now = max(self.now, time)
         self.steps += 1
@@ -130,7 +130,7 @@ class World:
         self.now = end
 
     def run_until(self, done: Callable[[], bool], within: float, what: Callable[[], str]) -> None:
-        """Go on until `done`; a Violation, which says `what`, if that takes longer than `within` seconds."""
+        """Continue until `done`; raise a Violation, which says `what`, if that takes longer than `within` seconds."""
         deadline = self.now + within
         while not done():
             if self.now >= deadline:
@@ -140,7 +140,7 @@ class World:
     # --- the whole history ---
 
     def run(self) -> None:
-        """Faults and work; then no faults, until all is done; then everyone leaves, and nothing may be left."""
+        """Run with faults and work; then without faults until all is done; then all leave, and nothing may be left."""
         self.nothing_goes_wrong = self.calm_now
         self.run_for(self.scenario.faults_until)
         self.heal()
@@ -150,7 +150,7 @@ class World:
             self._check_calm()
 
     def finish_work(self) -> None:
-        """Until every task has its outcome, and every question its answer."""
+        """Continue until every task has its outcome, and every question its answer."""
         truth = self.truth
         work = sum(
             min(sum(e.call.seconds), 100.0) * (e.spec.body.options.retries + 2)
@@ -159,7 +159,7 @@ class World:
         self.run_until(self._work_is_done, SETTLE_SECONDS + work, self._describe_unfinished)
 
     def finish_clients(self) -> None:
-        """The clients leave; memory must return to its baseline."""
+        """Let the clients leave; memory must return to its baseline."""
         self._have_leave(self.clients)
         silence = CLIENT_PATIENCE * self.scenario.peer_timeout
         within = SETTLE_SECONDS + self.scenario.client_grace + silence
@@ -178,7 +178,7 @@ class World:
                 client.leave()
 
     def _is_empty(self) -> bool:
-        """After those who have detached something fetched it, and had it forgotten."""
+        """Return whether nothing is left after detached outcomes were fetched and forgotten."""
         self.truth.check_kept()
         return next(iter(self.truth.leftovers()), None) is None
 
@@ -201,7 +201,7 @@ class World:
         return f"{len(self.truth.unresolved())} tasks are not done\n  " + "\n  ".join(lines)
 
     def make_calls(self, process: SlotProcess, task: SlotTask, nest: Nest) -> None:
-        """A task that runs there makes calls, and waits for them, maybe."""
+        """Let a task that runs there make calls, and perhaps wait for them."""
         if process.client is None or not process.client.alive:
             process.client = NestedClient(process, task.id)
             self.nested.append(process.client)
@@ -210,16 +210,16 @@ class World:
             process.wait = NestWait(process, task, nest, children)
 
     def check_refusal(self, task: TaskId) -> None:
-        """A call is refused since it could not begin."""
+        """Check that a refused call could not begin."""
         if self.scenario.profile == "calm":
             nested.check_refusal(self, task)
 
     def _check_calm(self) -> None:
-        """Without faults there is nothing to repeat, nothing to give up, nothing to do twice."""
+        """Check that without faults nothing is repeated, given up or done twice."""
         network, truth = self.network, self.truth
         if self.nested_are_safe:
             truth.check(network.repeated == 0, f"{network.repeated} messages were sent again")
-        # On a connection that has not greeted yet an attacker's message is answered with a Reset.
+        # On a connection that has not greeted yet, an attacker's message is answered with a Reset.
         for kind in ("Refused",) if self.attackers else ("Reset", "Refused"):
             truth.check(kind not in network.kinds, f"{network.kinds.get(kind)} times {kind}")
         assert self.coordinator is not None
@@ -256,7 +256,7 @@ class World:
 
     @property
     def progress_is_safe(self) -> bool:
-        """Whether what a coordinator knew of attempts cannot be lost by an unlucky crash."""
+        """Whether a coordinator's knowledge of attempts cannot be lost by an unlucky crash."""
         return not (self.scenario.journal_delay or self.scenario.journal_failures)
 
     @property
@@ -265,7 +265,7 @@ class World:
         return self.scenario.journal or self.epoch == 1
 
     def is_detached(self, worker: str, task: TaskId) -> bool:
-        """Whether the coordinator lost sight of a task at this worker, which may then run it in spite of all."""
+        """Return whether the coordinator lost sight of a task at this worker, which may then run it in spite of all."""
         return any(
             node.name == worker and (not node.alive or node.lost_sight_of(task)) for node in self.workers
         )
@@ -282,7 +282,7 @@ class World:
     # --- faults ---
 
     def heal(self) -> None:
-        """The faults stop."""
+        """Stop the faults."""
         self.note("world", "heals", "")
         self.calm_now = True
         self.network.heal()
@@ -333,7 +333,7 @@ class World:
         return self.rng.choice(self.seats if role == "worker" else self.clients)
 
     def _partition(self, one_way: bool, until: float) -> None:
-        """Some peers are cut off."""
+        """Cut some peers off."""
         nodes: list[PeerNode[Any]] = [*self.seats, *self.clients]
         sources = [node.source for node in nodes if node.alive]
         rng = self.rng
@@ -350,7 +350,7 @@ class World:
         self._notes.append((self.now, who, what, about))
 
     def trace(self) -> str:
-        """The last things that happened, one a line."""
+        """Return the last actions, one per line."""
         return "\n".join(
             f"{time - 1000:10.5f}  {who:16} {what:8} {describe(about)}"
             for time, who, what, about in self._notes

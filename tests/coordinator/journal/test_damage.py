@@ -156,15 +156,15 @@ def altered(tmp_path, statement):
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("DELETE FROM entries WHERE seq = 30", "damaged in entry 30, or that is missing"),
-        ("DELETE FROM entries WHERE seq < 4", "damaged in entry 4, or that is missing"),
+        ("DELETE FROM entries WHERE seq = 30", "its entry 30 is altered or missing"),
+        ("DELETE FROM entries WHERE seq < 4", "its entry 4 is altered or missing"),
         ("DELETE FROM entries WHERE seq > 90", "its entries 91 to 97 are missing"),
         ("DELETE FROM entries", "its entries 1 to 97 are missing"),
-        ("UPDATE entries SET seq = 200 WHERE seq = 97", "damaged in entry 97, or that is missing"),
-        ("UPDATE entries SET seq = 0 WHERE seq = 1", "damaged in entry 1, or that is missing"),
+        ("UPDATE entries SET seq = 200 WHERE seq = 97", "its entry 97 is altered or missing"),
+        ("UPDATE entries SET seq = 0 WHERE seq = 1", "its entry 1 is altered or missing"),
         (
             "UPDATE entries SET (crc, data) = (SELECT crc, data FROM entries WHERE seq = 5) WHERE seq = 6",
-            "damaged in entry 6, or that is missing",
+            "its entry 6 is altered or missing",
         ),
         ("UPDATE mark SET seq = 20", "damaged in its mark"),
         ("DELETE FROM mark", "damaged in its mark"),

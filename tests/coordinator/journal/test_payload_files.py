@@ -374,7 +374,7 @@ def test_a_damaged_journal_of_an_earlier_format_is_refused_and_left_alone(path, 
     database.execute(harm)
     database.commit()
     database.close()
-    with pytest.raises(ConfigError, match=r"damaged in entry [23], or that is missing"):
+    with pytest.raises(ConfigError, match=r"its entry [23] is altered or missing"):
         Journal(path)
     assert version_of(path) == 5
 

@@ -351,7 +351,7 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
         database.execute("UPDATE entries SET data = x'00' WHERE seq = 2")
     database.close()
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match=r"damaged in entry 2, or that is missing.*journal check"):
+    with pytest.raises(ConfigError, match=r"its entry 2 is altered or missing.*journal check"):
         Journal(path)
     assert path.read_bytes() == before
 
