@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from jobrunner.protocol.effects import (
     ResolveTasks,
     ShowOutput,
 )
+from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import do_all
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import error_named
@@ -60,7 +60,7 @@ class ClientThread:
         self._connection = connection
         self._show_output = show_output
         self._printer = Printer()
-        self._started = threading.Event()
+        self._started = conditions.Event()
         self._start_error: BaseException | None = None
         self._close_wire: Callable[[], None] = nothing
         self._finished = False
@@ -139,7 +139,7 @@ class ClientThread:
 
     def give_up(self, effect: GiveUp) -> None:
         """End the backend with this error."""
-        self._state.fail(error_named(effect.kind, self._connection.described(effect.kind, effect.error)))
+        self._state.fail(error_named(effect.kind, self._connection.described(effect)))
         self.driver.abort()
 
     # --- what the core asks for; on the thread ---

@@ -14,7 +14,7 @@ from jobrunner.coordinator.local_cluster import LocalCluster
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
 from jobrunner.keys.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.nested.wait_hooks import Caller, first_call
-from jobrunner.protocol.effects import GiveUp
+from jobrunner.protocol.effects import Connected, ConnectionLost, GiveUp
 from jobrunner.shared_memory.segment_pool import can_share
 from jobrunner.system.host import unknown_host
 from jobrunner.transport.driver import Wire
@@ -35,6 +35,7 @@ class ClusterConnection(Connection):
         super().__init__("cluster", config.peer_timeout)
         self._config = config
         self._local: LocalCluster | None = None
+        self._said_lost = False
         try:
             self.address = (
                 self._start_local(settings) if settings.address is None else given_address(settings)
@@ -126,9 +127,28 @@ class ClusterConnection(Connection):
         if self._local is not None:
             super().check_detach()
 
-    def described(self, kind: str, error: str) -> str:
-        described = f"the coordinator at {self.address}: {error}"
-        if kind != CoordinatorLostError.__name__:
+    def on_connection_lost(self, effect: ConnectionLost) -> None:
+        if self._local is not None:
+            return  # its own thread tells what went wrong, see `when_failed`
+        self._said_lost = True
+        limit = self._config.reconnect_timeout
+        LOGGER.warning(
+            "lost the coordinator at %s: %s; its calls go on, and wait up to %g s for it (reconnect_timeout)",
+            self.address,
+            effect.reason,
+            limit,
+        )
+
+    def on_connected(self, effect: Connected) -> None:
+        super().on_connected(effect)
+        if self._said_lost:
+            self._said_lost = False
+            # A warning, too, because whoever has seen the first one waits for this one.
+            LOGGER.warning("the coordinator at %s is back", self.address)
+
+    def described(self, effect: GiveUp) -> str:
+        described = f"the coordinator at {self.address}: {effect.error}"
+        if effect.advises or effect.kind != CoordinatorLostError.__name__:
             return described
         unknown = unknown_host(self.address)
         if unknown:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
 from jobrunner.errors import NotSupportedError
 from jobrunner.nested.wait_hooks import Caller
-from jobrunner.protocol.effects import CapacityChanged, Connected, GiveUp
+from jobrunner.protocol.effects import CapacityChanged, Connected, ConnectionLost, GiveUp
+from jobrunner.system import conditions
 from jobrunner.transport.driver import Wire
 
 Text: TypeAlias = "tuple[int, str]"
@@ -32,7 +32,7 @@ class Connection:
         self.peer_timeout = peer_timeout
         self.slots = 0
         """The number of slots at the other end, as it has told."""
-        self.connected = threading.Event()
+        self.connected = conditions.Event()
         """Set once connected, or once it is known that this will not be."""
 
     def make_wire(
@@ -76,9 +76,9 @@ class Connection:
             " cluster, see `jobrunner coordinator start`"
         )
 
-    def described(self, kind: str, error: str) -> str:
-        """Return the text of the error of that class with which the connection has ended."""
-        return error
+    def described(self, effect: GiveUp) -> str:
+        """Return the text of the error with which the connection has ended."""
+        return effect.error
 
     def end_at_once(self) -> None:
         """Do not wait for anything in `close`; any thread may call this."""
@@ -89,6 +89,9 @@ class Connection:
     def on_connected(self, effect: Connected) -> None:
         self.slots = effect.slots
         self.connected.set()
+
+    def on_connection_lost(self, effect: ConnectionLost) -> None:
+        """The coordinator does not answer, and is waited for."""
 
     def on_capacity(self, effect: CapacityChanged) -> None:
         self.slots = effect.slots

@@ -297,7 +297,7 @@ class CoreBackend(Backend):
             Accepted: self._thread.on_accepted,
             Connected: self._connection.on_connected,
             CapacityChanged: self._connection.on_capacity,
-            ConnectionLost: lambda effect: None,
+            ConnectionLost: self._connection.on_connection_lost,
             InitializerFailed: self._thread.on_initializer_failed,
             GiveUp: self._thread.give_up,
             Log: lambda effect: None,

@@ -22,7 +22,14 @@ from jobrunner.nested.wait_hooks import Caller
 from jobrunner.program.flags import this_program
 from jobrunner.protocol.effects import GiveUp, Tick
 from jobrunner.system import forks
-from jobrunner.system.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
+from jobrunner.system.folders import (
+    SOCKET,
+    hold_folder,
+    leave_folder,
+    make_folder,
+    socket_folder,
+    unreachable,
+)
 from jobrunner.system.host import usable_cpus
 from jobrunner.transport.driver import Wire
 
@@ -129,7 +136,7 @@ class LocalConnection(Connection):
     def _let_tasks_in(self) -> str:
         """A call wants to make calls of its own: why it cannot, or nothing. On the I/O thread."""
         try:
-            failure = self._wire.listen(self.listen())
+            failure = self._wire.listen(self.listen()) or unreachable(self._join_address)
         except ConfigError as exc:
             return f"calls cannot make calls of their own: {exc}"
         # The next one that asks finds another state of things, maybe.
