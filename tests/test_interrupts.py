@@ -13,9 +13,12 @@ from support.steps import Steps
 from jobrunner import Executor
 from jobrunner.backends import (
     bundle_builder,
+    client_thread,
     core_backend,
     lifetime,
+    outgoing_calls,
     pending_calls,
+    submission,
     thread_calls,
     thread_runners,
     threads,
@@ -28,7 +31,8 @@ from jobrunner.transport import driver
 
 MAPPING = [mapping, packing, progress, chunk_queue, chunk_runner]
 THREADS = [threads, thread_calls, thread_runners]
-MODULES = [*MAPPING, lifetime, core_backend, pending_calls, bundle_builder, driver, *THREADS]
+CLIENT = [core_backend, submission, outgoing_calls, client_thread, pending_calls, bundle_builder, driver]
+MODULES = [*MAPPING, lifetime, *CLIENT, *THREADS]
 SECONDS = 20
 
 

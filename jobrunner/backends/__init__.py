@@ -23,7 +23,8 @@ from jobrunner.protocol.wire.ids import ClientId, random_token, task_id
 from jobrunner.protocol.wire.messages import CANCELLED, CRASHED, LOST, TIMED_OUT, TaskOptions
 
 if TYPE_CHECKING:
-    from jobrunner.backends.engine.backend import AttemptFailure, EngineBackend
+    from jobrunner.backends.engine.attempts import AttemptFailure
+    from jobrunner.backends.engine.backend import EngineBackend
     from jobrunner.backends.engine.call_queue import Call
     from jobrunner.backends.engine.entry import entry
     from jobrunner.backends.engine.in_worker import EngineContext, run, wrapped
@@ -58,7 +59,7 @@ __all__ = [
 
 _HOME = {
     "Call": "jobrunner.backends.engine.call_queue",
-    "AttemptFailure": "jobrunner.backends.engine.backend",
+    "AttemptFailure": "jobrunner.backends.engine.attempts",
     "EngineBackend": "jobrunner.backends.engine.backend",
     "EngineContext": "jobrunner.backends.engine.in_worker",
     "entry": "jobrunner.backends.engine.entry",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jobrunner.backends.home import Home
 from jobrunner.futures import Future
 from jobrunner.protocol.bundles import index_of_call, pack_calls
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId, call_id
 from jobrunner.protocol.wire.kinds import Bundle
-
-if TYPE_CHECKING:
-    from jobrunner.backends.core_backend import CoreBackend
 
 
 class BundleBuilder:
@@ -33,7 +31,7 @@ class BundleBuilder:
 
     def __init__(
         self,
-        home: CoreBackend,
+        home: Home,
         task: TaskId,
         definition: m.FunctionDef,
         options: m.TaskOptions,

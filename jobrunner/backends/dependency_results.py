@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobrunner.backends.futures_in_arguments import AnyFuture, replace_futures
+from jobrunner.backends.home import Home
 from jobrunner.calls import serialization
 from jobrunner.errors import SerializationError
 from jobrunner.futures import Future
@@ -19,9 +20,6 @@ from jobrunner.protocol.bundles import place_of_call
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.system import forks
-
-if TYPE_CHECKING:
-    from jobrunner.backends.core_backend import CoreBackend
 
 
 def with_placeholders(
@@ -52,7 +50,7 @@ def with_placeholders(
 class DependencyResults:
     """Thread-safe. `reply` sends outcomes, and the ids of tasks whose outcome cannot be told."""
 
-    def __init__(self, reply: Callable[[list[m.Outcome], list[TaskId]], None], home: CoreBackend) -> None:
+    def __init__(self, reply: Callable[[list[m.Outcome], list[TaskId]], None], home: Home) -> None:
         self._reply = reply
         self._home = home
         self._lock = forks.lock()

@@ -1,4 +1,4 @@
-"""The calls of a client that are not done: their Futures, from the submission to the result.
+"""The calls of a backend that are not done: their Futures, from the submission to the result.
 
 The Futures are resolved here alone: as outcomes arrive, or at the end of the backend, which leaves no Future pending.
 """
@@ -24,14 +24,18 @@ from jobrunner.protocol.wire.payloads import Payload
 
 
 class PendingCalls:
-    """The tasks that a client waits for: calls and chunks with a Future each, bundles with a BundleBuilder.
+    """The tasks that a backend waits for: calls and chunks with a Future each, bundles with a BundleBuilder.
 
-    Callers add to it with `lock` held; everything about outcomes happens on the I/O thread. `cancel_waits` are the
-    threads that wait for a call to be cancelled. `release` is told of the dependencies of each call that has ended.
+    Callers add to it with `lock` held; everything about outcomes happens on the backend's thread. `cancel_waits`
+    are the threads that wait for a call to be cancelled. `release` is told of the dependencies of each call that has
+    ended.
     """
 
     def __init__(
-        self, lock: threading.RLock, cancel_waits: CancelWaits, release: Callable[[Iterable[TaskId]], None]
+        self,
+        lock: threading.RLock,
+        cancel_waits: CancelWaits,
+        release: Callable[[Iterable[TaskId]], None] = lambda ids: None,
     ) -> None:
         self._lock = lock
         self._cancel_waits = cancel_waits
@@ -108,7 +112,7 @@ class PendingCalls:
             return None if builder is None else builder.future_of(task)
         return None if isinstance(entry, BundleBuilder) else entry
 
-    # --- outcomes; on the I/O thread ---
+    # --- outcomes; on the backend's thread ---
 
     def resolve_outcomes(self, outcomes: Sequence[m.Outcome]) -> None:
         """End the calls of these outcomes. An outcome of a task that is not pending (any more) changes nothing."""
@@ -128,6 +132,19 @@ class PendingCalls:
                     self._resolve(entry, outcome)
             except BaseException as exc:
                 self._fail(outcome.id, entry, exc)
+        self._resolving = None
+
+    def fail(self, task: TaskId, error: BaseException) -> None:
+        """End a call with an error that did not come with an outcome. If it is not pending (any more), do nothing."""
+        with self._lock:
+            future = self.entries.pop(task, None)
+            self._resolving = None if future is None else (task, future)
+        if isinstance(future, Future):
+            resolve(future, exception=error)
+            self._chunks.discard(task)
+            wait = self._cancel_waits.of(future)
+            if wait is not None:
+                wait.end()
         self._resolving = None
 
     def _fail(self, task: TaskId, entry: Future[Any] | BundleBuilder | None, cause: BaseException) -> None:
@@ -243,15 +260,20 @@ class PendingCalls:
 
     # --- the end ---
 
-    def take_what_is_left(self) -> None:
-        """From now on `resolve_what_is_left` resolves these calls, and outcomes do not; called with the lock held."""
-        entries = list(self.entries.items())
-        if self._resolving is not None:
-            entries.append(self._resolving)
-        for task, entry in entries:
-            futures = entry.futures if isinstance(entry, BundleBuilder) else [entry]
-            self._left += [(task, future) for future in futures]
-        self.entries = {}
+    def take_what_is_left(self, shut_down: Callable[[], None]) -> None:
+        """From now on `resolve_what_is_left` resolves these calls, and outcomes do not.
+
+        `shut_down` sees to it that no further call is added.
+        """
+        with self._lock:
+            shut_down()
+            entries = list(self.entries.items())
+            if self._resolving is not None:
+                entries.append(self._resolving)
+            for task, entry in entries:
+                futures = entry.futures if isinstance(entry, BundleBuilder) else [entry]
+                self._left += [(task, future) for future in futures]
+            self.entries = {}
 
     def resolve_what_is_left(
         self, error_of: Callable[[TaskId, Future[Any], bool], BaseException | None]

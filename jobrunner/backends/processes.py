@@ -13,12 +13,15 @@ import signal
 from collections.abc import Callable
 
 from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.connection import Connection, Text
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
 from jobrunner.backends.served import serve
 from jobrunner.errors import ConfigError, NotSupportedError
+from jobrunner.nested.wait_hooks import Caller
 from jobrunner.program.flags import this_program
 from jobrunner.protocol.effects import GiveUp, Tick
+from jobrunner.system import forks
 from jobrunner.system.folders import (
     SOCKET,
     hold_folder,
@@ -55,14 +58,21 @@ class SlotHandle:
                 os.kill(self.pid, number)
 
 
-class ProcessesBackend(CoreBackend):
-    """`max_workers` slots on this host; default: the CPUs that this process may use."""
+class LocalConnection(Connection):
+    """A coordinator and slots in this process, see LocalWire, which others can join through a Unix socket.
 
-    name = "processes"
+    The socket is made when the first of them is expected. `let_in(address)` is called then, with the address at which
+    they join.
+    """
 
-    def __init__(self, settings: BackendSettings) -> None:
-        settings.refuse_unknown(self.name)
+    same_host = True
+
+    def __init__(self, settings: BackendSettings, let_in: Callable[[str], None]) -> None:
+        super().__init__("processes", 0.0)
+        self._settings = settings
+        self._let_in = let_in
         self._size = settings.max_workers or settings.config.max_workers or usable_cpus()
+        self._lock = forks.lock()
         self._folder: str | None = None
         self._no_folder: ConfigError | None = None
         try:
@@ -72,25 +82,36 @@ class ProcessesBackend(CoreBackend):
         self._listens = False
         self._hold = -1
         """A descriptor, which is open while this backend uses its folder."""
-        self._max_tasks = settings.max_tasks_per_child
         # In the thread that may have configured it.
         self._program = this_program(settings.start_method, settings.config.interpreter)
-        super().__init__(settings)
+        self._wire: LocalWire
+
+    def make_wire(
+        self, give_up: Callable[[GiveUp], None], show_last_words: Callable[[list[Text]], None]
+    ) -> Wire:
+        self._wire = LocalWire(
+            self._size,
+            crash_limit=self._settings.config.crash_limit,
+            on_give_up=give_up,
+            address=self._join_address,
+            on_connect=self._let_tasks_in,
+            exit_wait=self._settings.config.exit_wait,
+            show=show_last_words,
+            max_tasks_per_slot=self._settings.max_tasks_per_child,
+            program=self._program,
+        )
+        return self._wire
 
     @property
     def max_workers(self) -> int:
         return self._size
 
-    @property
-    def same_host(self) -> bool:
-        return True
+    def pids(self) -> list[int]:
+        """Return the process ids of the slots; any thread may call this."""
+        return self._wire.pids()
 
-    @property
-    def processes(self) -> dict[int, SlotHandle]:
-        return {pid: SlotHandle(pid, self._wire.pids) for pid in self._wire.pids()}
-
-    def connection(self) -> str:
-        """Lets tasks (which get the pickled Executor) connect, through a Unix socket in a folder of this user's."""
+    def listen(self) -> str:
+        """Have others let in, and return the address at which they join; any thread may call this."""
         with self._lock:
             if not self._listens:
                 if self._folder is None:
@@ -105,8 +126,7 @@ class ProcessesBackend(CoreBackend):
                     ) from exc
                 self._listens = True
                 self._wire.listen_at = self._join_address
-                serve(self._join_address, self)
-                self._driver.post(Tick())
+                self._let_in(self._join_address)
         return self._join_address
 
     @property
@@ -116,7 +136,7 @@ class ProcessesBackend(CoreBackend):
     def _let_tasks_in(self) -> str:
         """A call wants to make calls of its own: why it cannot, or nothing. On the I/O thread."""
         try:
-            failure = self._wire.listen(self.connection()) or unreachable(self._join_address)
+            failure = self._wire.listen(self.listen()) or unreachable(self._join_address)
         except ConfigError as exc:
             return f"calls cannot make calls of their own: {exc}"
         # The next one that asks finds another state of things, maybe.
@@ -132,41 +152,38 @@ class ProcessesBackend(CoreBackend):
             os.close(self._hold)
             self._hold = -1
 
-    def _make_wire(self) -> Wire:
-        self._wire = LocalWire(
-            self._size,
-            crash_limit=self._config.crash_limit,
-            on_give_up=self._slots_failed,
-            address=self._join_address,
-            on_connect=self._let_tasks_in,
-            exit_wait=self._config.exit_wait,
-            show=self._show_last_words,
-            max_tasks_per_slot=self._max_tasks,
-            program=self._program,
-        )
-        return self._wire
+    def first_call(self, caller: Caller) -> None:
+        self._program.begin()
 
-    def kill(self) -> None:
+    def check_resources(self) -> None:
+        raise NotSupportedError('the "processes" backend has no resources; use "cluster"')
+
+    def end_at_once(self) -> None:
         self._wire.exit_wait = 0.0
-        super().kill()
 
-    def _closed(self) -> None:
+    def close(self) -> None:
         if self._listens:
             self._leave_folder()
 
-    @property
-    def _peer_timeout(self) -> float:
-        return 0.0
+
+class ProcessesBackend(CoreBackend):
+    """`max_workers` slots on this host; default: the CPUs that this process may use."""
+
+    name = "processes"
+
+    def __init__(self, settings: BackendSettings) -> None:
+        settings.refuse_unknown(self.name)
+        self._local = LocalConnection(settings, self._let_in)
+        super().__init__(settings, self._local)
 
     @property
-    def _shares(self) -> bool:
-        return True
+    def processes(self) -> dict[int, SlotHandle]:
+        return {pid: SlotHandle(pid, self._local.pids) for pid in self._local.pids()}
 
-    def _first_call(self) -> None:
-        self._program.begin()
+    def connection(self) -> str:
+        """Lets tasks (which get the pickled Executor) connect, through a Unix socket in a folder of this user's."""
+        return self._local.listen()
 
-    def _check_resources(self) -> None:
-        raise NotSupportedError('the "processes" backend has no resources; use "cluster"')
-
-    def _slots_failed(self, effect: GiveUp) -> None:
-        self._give_up(effect)
+    def _let_in(self, address: str) -> None:
+        serve(address, self)
+        self._thread.post(Tick())

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import zoo
-from support.local_engine import EngineError, LocalEngine
+from support.local_engine import EngineError, LocalEngine, StoppableEngine
 
 from jobrunner import (
     CoordinatorLostError,
@@ -23,7 +23,9 @@ from jobrunner.backends.engine.parts import PartsThere
 from jobrunner.calls.serialization import PART_FROM, DumpedFunction
 from jobrunner.config import ClientConfig
 from jobrunner.errors import CrashLimitError, WorkerLostError
+from jobrunner.futures import resolve
 from jobrunner.protocol.wire import messages as m
+from jobrunner.testing.waiting import until
 
 
 @pytest.fixture
@@ -127,6 +129,46 @@ def pass_gate(gate):
     started, go = gate
     started.set()
     assert go.wait(30)
+
+
+@pytest.fixture
+def stoppable(tmp_path):
+    """An executor, and a call that runs on it until it is stopped."""
+    executor = Executor(StoppableEngine(BackendSettings(ClientConfig(), max_workers=1)))
+    future = executor.submit(zoo.wait_for, str(tmp_path / "go"))
+    until(future.running)
+    yield executor, future
+    (tmp_path / "go").touch()
+    executor._lifetime.kill()
+
+
+def test_a_call_that_runs_is_stopped_and_its_callbacks_belong_to_who_cancels(stoppable):
+    executor, future = stoppable
+    called_in = []
+    future.add_done_callback(lambda _: called_in.append(threading.current_thread()))
+    assert not future.cancel()
+    assert future.cancel(running=True)
+    assert called_in == [threading.current_thread()]
+    assert executor._lifetime.backend.stopped_hard == [False]
+    assert not executor._lifetime.backend.unfinished_calls()
+
+
+def test_a_callback_that_stops_a_call_does_not_wait_for_it(stoppable):
+    executor, future = stoppable
+    answers = []
+    waiting = executor.submit(zoo.echo)
+    waiting.add_done_callback(lambda _: answers.append(future.cancel(running=True)))
+    backend = executor._lifetime.backend
+    backend._events.post(lambda: resolve(waiting, "on the backend's thread"))
+    until(future.cancelled)
+    assert answers == [False]
+
+
+def test_a_kill_stops_hard_what_runs(stoppable):
+    executor, future = stoppable
+    executor._lifetime.kill()
+    assert future.cancelled()
+    assert executor._lifetime.backend.stopped_hard == [True]
 
 
 def test_output_goes_to_the_client(make, capfd):

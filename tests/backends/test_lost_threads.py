@@ -15,9 +15,12 @@ from support.steps import Killed, Steps
 
 from jobrunner import Executor, JobRunnerError, TaskLostError
 from jobrunner.backends import (
+    backend_thread,
     bundle_builder,
+    client_thread,
     core_backend,
     local_wire,
+    outgoing_calls,
     pending_calls,
     queries,
     thread_calls,
@@ -27,6 +30,7 @@ from jobrunner.backends import (
     threads,
 )
 from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.engine import attempts, new_calls, unfinished_calls
 from jobrunner.backends.engine import backend as engine
 from jobrunner.backends.engine import call_queue as engine_calls
 from jobrunner.config import ClientConfig
@@ -63,8 +67,17 @@ def threads_of_this_process():
 
 
 KINDS = {
-    "processes": (processes, [core_backend, pending_calls, queries, bundle_builder, driver, local_wire]),
-    "engine": (engine_of_threads, [engine, engine_calls]),
+    "processes": (
+        processes,
+        [
+            *(core_backend, client_thread, backend_thread, outgoing_calls, pending_calls, queries),
+            *(bundle_builder, driver, local_wire),
+        ],
+    ),
+    "engine": (
+        engine_of_threads,
+        [engine, attempts, unfinished_calls, new_calls, engine_calls, pending_calls, backend_thread],
+    ),
     "threads": (
         threads_of_this_process,
         [threads, thread_calls, thread_chunks, thread_context, thread_runners],
@@ -216,7 +229,7 @@ def endless():
 
 @pytest.mark.parametrize("backend", ["processes", "cluster"])
 def test_a_kill_ends_all_futures_though_a_result_is_unpickled_without_end(backend, monkeypatch, tmp_path):
-    monkeypatch.setattr(core_backend, "KILL_WAIT", 0.1)
+    monkeypatch.setattr(client_thread, "KILL_WAIT", 0.1)
     monkeypatch.setattr(Endless, "begun", threading.Event())
     monkeypatch.setattr(Endless, "go", threading.Event())
     executor = Executor(backend, max_workers=2)
@@ -238,8 +251,7 @@ def test_a_kill_ends_all_futures_though_a_result_is_unpickled_without_end(backen
         assert behind.cancelled()
     finally:
         Endless.go.set()
-        thread.join(SECONDS)
-    assert not thread.is_alive()
+        assert thread.join(SECONDS)
     assert repr(endless) == fate  # what comes after all changes nothing
 
 

@@ -122,7 +122,7 @@ def test_the_end_leaves_no_future_pending(client):
     own, (_, bundled) = client.call(), client.bundle(2)
     loose = Future()
     client.pending.add_watched("elsewhere", loose)
-    client.pending.take_what_is_left()
+    client.pending.take_what_is_left(lambda: None)
     assert not client.pending.entries
 
     def error_of(task, future, is_loose):
@@ -136,6 +136,18 @@ def test_the_end_leaves_no_future_pending(client):
     assert isinstance(bundled[0].exception(0), KeyError)
     assert bundled[1].cancelled()
     assert str(loose.exception(0)) == "goes on"
+
+
+def test_an_error_that_came_with_no_outcome_ends_one_call(client):
+    bad, good = client.call(), client.call()
+    client.pending.fail(bad.id, KeyError("why"))
+    client.pending.fail(bad.id, KeyError("once more"))
+    assert bad.exception(0).args == ("why",)
+    assert list(client.pending.entries) == [good.id]
+    client.pending.take_what_is_left(lambda: None)
+    client.pending.fail(good.id, KeyError("after the end"))
+    client.pending.resolve_what_is_left(lambda *call: None)
+    assert good.cancelled()
 
 
 def test_a_call_that_was_never_sent_is_dropped(client):

@@ -33,7 +33,7 @@ def mine(cluster, address, gate):
 
 def bundled(backend):
     """How many calls a bundle of `square` may have; 1 where the machine is so busy that a call took long."""
-    return max(backend._limits._calls.values(), default=1)
+    return max(backend._outgoing._limits._calls.values(), default=1)
 
 
 def bundle(executor, count):

@@ -17,8 +17,8 @@ from support.daemons import alive, connected
 from support.steps import Killed, Steps
 
 from jobrunner import Executor
+from jobrunner.backends import client_thread, core_backend
 from jobrunner.backends import cluster as cluster_backend
-from jobrunner.backends import core_backend
 from jobrunner.coordinator import local_cluster
 from jobrunner.coordinator.local_cluster import BOOT, LocalCluster
 from jobrunner.testing.waiting import BOUND, until
@@ -227,7 +227,8 @@ def test_nor_one_whose_executor_is_interrupted_while_it_is_made(steps):
     Executor("cluster", max_workers=1).shutdown()
     for step in steps:
         before = sorted(os.listdir("/proc/self/fd"))
-        interrupted = Steps([cluster_backend, core_backend], step, KeyboardInterrupt, threads="MainThread")
+        modules = [cluster_backend, core_backend, client_thread]
+        interrupted = Steps(modules, step, KeyboardInterrupt, threads="MainThread")
         try:
             with interrupted.here():
                 executor = Executor("cluster", max_workers=1)

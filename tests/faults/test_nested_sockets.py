@@ -38,7 +38,7 @@ def comes_back(executor, folder):
 
 
 def becomes_too_long(executor, folder):
-    executor._backend._folder = f"{folder}/{'x' * 120}"
+    executor._backend._local._folder = f"{folder}/{'x' * 120}"
 
 
 def test_a_call_whose_socket_has_no_folder_fails_alone_and_at_once(folder):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from jobrunner.backends.engine.backend import AttemptFailure, EngineBackend
+from jobrunner.backends.engine.attempts import AttemptFailure
+from jobrunner.backends.engine.backend import EngineBackend
 from jobrunner.backends.engine.entry import entry
 from jobrunner.backends.engine.in_worker import wrapped
 from jobrunner.backends.engine.parts import PartsThere
@@ -69,6 +70,20 @@ class LocalEngine(EngineBackend):
 
     def _close(self, killed):
         self._pool.shutdown(wait=not killed, cancel_futures=killed)
+
+
+class StoppableEngine(LocalEngine):
+    """It stops the wait for a call, which is all that can be done with a thread, and knows which it stopped hard."""
+
+    can_stop = True
+
+    def __init__(self, settings):
+        self.stopped_hard = []
+        super().__init__(settings)
+
+    def _stop(self, call, hard):
+        self.stopped_hard.append(hard)
+        self.arrived(call, call.attempt, None, EngineError(m.CANCELLED))
 
 
 class EngineContext:

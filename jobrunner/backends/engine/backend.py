@@ -1,58 +1,49 @@
 """What the backends over other engines (Dask, Ray, MPI) share.
 
-The engine runs our calls as its own tasks, each through `engine_worker.run`. Everything else is decided here, on one
+The engine runs our calls as its own tasks, each through `in_worker.run`. Everything else is decided here, on one
 thread of this process: which call goes to the engine when, what follows the end of an attempt, and when a Future is
 done. So retries, dependencies, cancelling and errors are the same on each engine, and nothing polls: the engine's
 callbacks, the callers and timers put events into one queue.
 
     caller's threads                    this thread                        the engine's threads
-    submit, cancel -> _post ----->  handle events, take from the     <----- arrived
-                                    lines, `_send` what was taken
+    submit (Submission, NewCalls),      Attempts: handle events, take      arrived
+    cancel -> Events ------------->     from the lines, `_send` what   <-- Events
+                                        was taken; UnfinishedCalls
+                                        resolve the Futures
 
 Subclasses carry calls to their engine and say what the engine's errors mean.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+from jobrunner.backends.backend_thread import BackendThread
 from jobrunner.backends.base import Backend, BackendSettings
-from jobrunner.backends.dependency_results import with_placeholders
-from jobrunner.backends.engine.call_queue import Call, Line, Suspects
+from jobrunner.backends.engine.attempts import AttemptFailure, Attempts, Engine
+from jobrunner.backends.engine.call_queue import Call
 from jobrunner.backends.engine.events import Events
-from jobrunner.backends.engine.in_worker import PROTOCOL, Head, fields_of, unwrapped
-from jobrunner.backends.failures import exception_of
-from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures
-from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
-from jobrunner.backends.threads import result_of_dependency
+from jobrunner.backends.engine.in_worker import PROTOCOL, Head, fields_of
+from jobrunner.backends.engine.new_calls import NewCalls
+from jobrunner.backends.engine.unfinished_calls import UnfinishedCalls
+from jobrunner.backends.open_state import OpenState
+from jobrunner.backends.pending_calls import PendingCalls
+from jobrunner.backends.prepared import PackedElements, Prepared
+from jobrunner.backends.submission import Submission
 from jobrunner.calls import serialization
 from jobrunner.calls.serialization import DumpedFunction
 from jobrunner.display.printer import Printer
-from jobrunner.errors import (
-    ConfigError,
-    CoordinatorLostError,
-    JobRunnerError,
-    NotSupportedError,
-    SerializationError,
-)
-from jobrunner.fixed import load_element_results
+from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.fixed.elements import ElementResults
-from jobrunner.futures import Future, resolve
-from jobrunner.nested.wait_hooks import depth
+from jobrunner.futures import CancelWaits, Future
 from jobrunner.pickling.loading import Held
-from jobrunner.protocol.retry import backoff
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.protocol.wire.payloads import Payload
-from jobrunner.script import per_thread as threads
-from jobrunner.system import conditions, forks
-from jobrunner.system.atexit_hooks import do_all, finish_before_exit
+from jobrunner.system import forks
+from jobrunner.system.atexit_hooks import finish_before_exit
 
 STOP_WAIT = 20.0
 """Seconds that `cancel(running=True)` waits for the confirmed stop."""
@@ -69,18 +60,12 @@ def window_of(settings: BackendSettings) -> int | None:
     return window
 
 
-class AttemptFailure(NamedTuple):
-    """What an engine's error says of the end of an attempt."""
-
-    status: m.Status
-    """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
-    text: str
-    detail: m.Detail
-    """See `m.Outcome`; "unable": the engine cannot run it, however often it tries; "engine_lost": nor anything else."""
-
-
 class EngineBackend(Backend):
-    """See the module. A subclass is ready to `_send` when it calls this class's `__init__`."""
+    """See the module. A subclass is ready to `_send` when it calls this class's `__init__`.
+
+    This class is what other packages derive from, and all that they use of it is here. So it has more methods than
+    other classes; what they do is done by its parts.
+    """
 
     name: ClassVar[str]
     can_stop: ClassVar[bool] = False
@@ -95,35 +80,35 @@ class EngineBackend(Backend):
 
         `ahead`: it gets more of short calls, which it must not run at the same time.
         """
-        self._extra = extra
-        self._ahead = ahead
-        self._crash_limit = settings.config.crash_limit
         self._show_output = settings.config.show_output
-        self._pid = os.getpid()
-        self._client = ClientId(random_token())
         self._initializer: DumpedFunction | None = None
         if settings.initializer is not None:
             self._initializer = serialization.dump_initializer(settings.initializer, settings.initargs)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = forks.lock()
-        self._number = 0
-        self._calls: dict[str, Call] = {}
-        self._shut_down = False
+        self._state = OpenState()
         self._killed = False
-        self._failure: JobRunnerError | None = None
-        """Why this backend's thread has ended before its time."""
-        self._ended = False
-        self._resolved: list[Call] = []
-        """Those whose Future is being resolved, and are in `_calls` no more."""
-        self._left: list[Call] = []
-        """At the end: what was not resolved by then."""
         self._events = Events()
-        self._lines: dict[tuple[tuple[str, float], ...], Line] = {}
-        self._suspects = Suspects(self._crash_limit)
-        self._stops: dict[str, conditions.Event] = {}
+        self._cancel_waits = CancelWaits()
+        self._pending = PendingCalls(self._lock, self._cancel_waits)
+        self._calls = UnfinishedCalls(self._pending, self._cancel_waits)
         self._printer = Printer()
+        self._attempts = Attempts(
+            Engine(self._slots, self._send, self._stop, self._diagnose, self._let_go, self.shares_processes),
+            self._calls,
+            self._events,
+            self._printer.show,
+            crash_limit=settings.config.crash_limit,
+            extra=extra,
+            ahead=ahead,
+        )
+        new_calls = NewCalls(
+            self._lock, self._state.check, self._calls, self._attempts, self._events, self._cancel
+        )
+        self._submission = Submission(self._state.check, new_calls.send)
+        failed = partial(self._state.fail_by_bug, "the thread of the backend")
+        self._thread = BackendThread(self.name, self._handle_events, failed, self._end)
         self._printer.start()
-        self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
         self._thread.start()
         finish_before_exit(self.shutdown, self.kill)
 
@@ -161,8 +146,12 @@ class EngineBackend(Backend):
         """Close what this backend started, and only that."""
 
     def arrived(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
-        """For subclasses, on any thread: the end of an attempt, what `engine_worker.run` gave or the engine's error."""
-        self._post(partial(self._on_end, call, attempt, back, error))
+        """For subclasses, on any thread: the end of an attempt, what `in_worker.run` gave or the engine's error."""
+        self._events.post(partial(self._attempts.on_end, call, attempt, back, error))
+
+    def unfinished_calls(self) -> list[Call]:
+        """For subclasses, on any thread: all calls that are not done."""
+        return list(self._calls.by_id.values())
 
     def head(self, call: Call, *, apart: bool = False) -> tuple[Any, ...]:
         """For subclasses: the first argument of what `engine_entry` makes.
@@ -212,30 +201,9 @@ class EngineBackend(Backend):
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[Any]:
-        self._check_options(options)
-        futures: list[AnyFuture] = []
-        try:
-            args, kwargs = prepared.arguments(args, kwargs)
-            if may_hold_futures(args, kwargs):
-                args, kwargs, futures = with_placeholders(args, kwargs)
-            names: dict[str, None] = {}
-            payload = serialization.dump_call(
-                args,
-                kwargs,
-                snapshot=True,
-                names=names,
-                held=len(prepared.args),
-                function=prepared.dumped.name,
-            )
-            if names or (futures and serialization.script_has_classes()):
-                prepared = prepared.with_names(names)
-        except SerializationError as exc:
-            self._check_open()
-            failed: Future[Any] = Future()
-            failed.name = options.name or prepared.dumped.name
-            failed.set_exception(exc)
-            return failed
-        return self._add(prepared.dumped, payload, None, options, futures)
+        if options is not m.DEFAULT_OPTIONS:
+            self._check_options(options)
+        return self._submission.submit(prepared, args, kwargs, options)
 
     copies = True
 
@@ -243,7 +211,7 @@ class EngineBackend(Backend):
         return prepared.held()
 
     def pack(self, elements: Any) -> Payload | PackedElements:
-        return pack(elements)
+        return self._submission.pack(elements)
 
     def submit_chunk(
         self,
@@ -254,51 +222,7 @@ class EngineBackend(Backend):
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
         self._check_options(options)
-        prepared, payload = chunk(prepared, packed)
-        return self._add(prepared.dumped, payload, (start, stop), options)
-
-    def _add(
-        self,
-        prepared: DumpedFunction,
-        payload: Payload,
-        span: tuple[int, int] | None,
-        options: m.TaskOptions,
-        depends_on: Sequence[AnyFuture] = (),
-    ) -> Future[Any]:
-        future: Future[Any] = Future()
-        with self._lock:
-            self._check_open()
-            self._number += 1
-            task = task_id(self._client, self._number)
-            future.bind(task, options.name or prepared.name, self._cancel)
-            call = Call(task, self._number, future, prepared, payload, span, options, depth(), depends_on)
-            call.main = threads.entered()
-            self._calls[call.id] = call
-        if depends_on:
-            self._wait_for_dependencies(call)
-        else:
-            self._post(partial(self._enqueue, call))
-        return future
-
-    def _wait_for_dependencies(self, call: Call) -> None:
-        left = len(call.depends_on)
-        lock = threading.Lock()
-
-        def one_is_done(_: AnyFuture) -> None:
-            nonlocal left
-            try:
-                with lock:
-                    left -= 1
-                    last = left == 0
-                if last:
-                    self._post(partial(self._take_dependencies, call))
-            except BaseException as exc:  # nobody would tell the call any more
-                resolve(call.future, exception=exc)
-                self._events.post(partial(self._drop, call.id))
-                raise
-
-        for dependency in call.depends_on:
-            dependency.add_done_callback(one_is_done)
+        return self._submission.submit_chunk(prepared, packed, start, stop, options)
 
     def _check_options(self, options: m.TaskOptions) -> None:
         if options.timeout is not None and not self.can_stop:
@@ -312,19 +236,11 @@ class EngineBackend(Backend):
         if options.resources:
             self._check_resources(dict(options.resources))
 
-    def _check_open(self) -> None:
-        if self._shut_down:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                "this Executor belongs to the process that forked this one; make a new one here"
-            )
-
     # --- cancelling -----------------------------------------------------------------------------------------
 
     def _cancel(self, future: Future[Any], running: bool) -> bool:
         if future.cancel_pending():
-            self._post(partial(self._drop, future.id))
+            self._events.post(partial(self._attempts.drop, future.id))
             return True
         if not running or future.done():
             return False
@@ -333,52 +249,53 @@ class EngineBackend(Backend):
                 f'{future.name} runs, and {self.why_not}; use the "processes" or "cluster" backend to cancel'
                 " running calls"
             )
-        stopped = self._stops.setdefault(future.id, conditions.Event())
-        if future.done():  # meanwhile, and nobody may be left to answer
-            return future.cancelled()
-        self._post(partial(self._ask_to_stop, future.id))
+        ask = partial(self._events.post, partial(self._attempts.ask_to_stop, future))
         if not self.can_wait:
+            ask()
             return (
                 False  # a callback: the answer comes through this very thread, so nobody can wait for it here
             )
-        stopped.wait(STOP_WAIT)
+        with self._cancel_waits.one_more(future) as wait:
+            if not future.done():  # else nobody may be left to answer
+                wait.wait(ask, STOP_WAIT, True)
         return future.cancelled()
 
     def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
         for future in futures:
             if future.cancel_pending():
-                self._post(partial(self._drop, future.id))
+                self._events.post(partial(self._attempts.drop, future.id))
             elif running and self.can_stop and not future.done():
-                self._post(partial(self._ask_to_stop, future.id))
+                self._events.post(partial(self._attempts.ask_to_stop, future))
 
     # --- the end --------------------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        if os.getpid() != self._pid:
+        if not self._state.is_of_this_process:
             return  # a forked child has no thread to end
         with self._lock:
-            self._shut_down = True
-        self._post(self._cancel_what_waits if cancel_futures else nothing)
+            self._state.shut_down()
+        self._events.post(self._attempts.cancel_what_waits if cancel_futures else nothing)
         if wait and self.can_wait:
             self._thread.join()
 
     @property
     def can_wait(self) -> bool:
-        return threading.current_thread() is not self._thread
+        return not self._thread.is_current
 
     def kill(self) -> None:
         """What runs is stopped where the engine can; nobody waits for it otherwise."""
-        if os.getpid() != self._pid:
+        if not self._state.is_of_this_process:
             return
         with self._lock:
-            self._shut_down = self._killed = True
-        self._post(nothing)
+            self._state.shut_down()
+            self._killed = True
+        self._events.post(nothing)
         if self.can_wait:
             self._thread.join(KILL_WAIT)
 
     def status(self) -> dict[str, Any]:
         with self._lock:
-            states = [call.future._state for call in self._calls.values()]
+            states = [call.future._state for call in self.unfinished_calls()]
         return {
             "backend": self.name,
             "address": self.connection(),
@@ -389,261 +306,29 @@ class EngineBackend(Backend):
 
     # --- this backend's thread ------------------------------------------------------------------------------
 
-    def _post(self, event: Callable[[], None]) -> None:
-        self._events.post(event)
-
-    def _run(self) -> None:
-        """Whatever is raised, and wherever: it gets to `_end`, and if need be once more."""
-        try:
-            try:
-                self._handle_events()
-            except BaseException as exc:
-                failure = JobRunnerError(
-                    f"the thread of the backend failed: {exc!r}; this is a bug in jobrunner"
-                )
-                failure.__cause__ = exc
-                self._failure = failure
-            finally:
-                self._end()
-        finally:
-            if not self._ended:
-                self._end()
-
     def _handle_events(self) -> None:
-        while not self._killed and not (self._shut_down and not self._calls):
+        while not self._killed and not (self._state.is_shut_down and not self._calls.by_id):
             for event in self._events.take():
                 event()
                 del event  # it may hold a result, which must not live until the next event comes
-            self._dispatch()
+            self._attempts.dispatch()
             self._turned()
 
-    def _dispatch(self) -> None:
-        taken: list[Call] = []
-        slots = None if self._extra is None else self.max_workers
-        extra, ahead = self._extra or 0, self._ahead
-        if len(self._suspects):
-            for call in self._suspects.take(self._calls):
-                self._enqueue(call)
-            extra, ahead = 0, False  # what waits at the door of a process that dies would be a suspect, too
-        for line in self._lines.values():
-            if len(line):
-                taken += line.take(slots, extra, ahead=ahead)
-        if not taken:
-            return
-        now = time.monotonic()
-        for call in taken:
-            call.attempt += 1
-            call.handle = None
-            call.sent_at = now
-        try:
-            self._send(taken)
-        except Exception as exc:
-            for call in taken:
-                if call.handle is None:
-                    self.arrived(call, call.attempt, None, exc)
-
-    def _line(self, call: Call) -> Line:
-        return self._lines.setdefault(call.options.resources, Line())
-
-    def _enqueue(self, call: Call) -> None:
-        if call.id in self._calls:
-            self._line(call).add(call)
-
-    def _take_dependencies(self, call: Call) -> None:
-        """All that it needs is done: take the results, or fail."""
-        if call.future.done():  # cancelled
-            return
-        try:
-            with threads.within(call.main):
-                call.values = [
-                    serialization.dump_result(result_of_dependency(dependency))
-                    for dependency in call.depends_on
-                ]
-        except BaseException as exc:
-            call.future.confirm_running()
-            self._resolve(call, None, exc)
-            return
-        call.depends_on = ()
-        self._enqueue(call)
-
-    def _cancel_what_waits(self) -> None:
-        """The program shuts down: what the engine has room for begins, as if the call to shut down came later."""
-        self._dispatch()
-        for call in list(self._calls.values()):
-            if call.future.cancel_pending():
-                self._drop(call.id)
-
-    def _drop(self, id: str) -> None:
-        """It was cancelled while it waited."""
-        call = self._calls.pop(id, None)
-        if call is not None:
-            self._let_go(call)
-
-    def _ask_to_stop(self, id: str) -> None:
-        call = self._calls.get(id)
-        if call is None:
-            self._answer_stop(id)
-        elif not call.stop:
-            call.stop = True
-            if call.handle is None:
-                self._resolve_cancelled(call)  # it waits for its next attempt
-            else:
-                self._stop(call, hard=False)
-                self._events.after(2.0, partial(self._stop_hard, call, call.attempt))
-
-    def _stop_hard(self, call: Call, attempt: int) -> None:
-        if call.id in self._calls and call.attempt == attempt and call.handle is not None:
-            self._stop(call, hard=True)
-
-    def _on_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
-        if call.id not in self._calls or call.attempt != attempt:
-            return
-        try:
-            self._take_end(call, attempt, back, error)
-        except Exception as exc:
-            if call.id in self._calls:  # it costs this call, and no other
-                failure = JobRunnerError(
-                    f"task {call.id} ended, but what the engine gave back could not be taken: {exc!r}"
-                )
-                failure.__cause__ = exc
-                self._resolve(call, None, failure)
-
-    def _take_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
-        line = self._line(call)
-        line.flying -= 1
-        self._let_go(call)
-        call.handle = None
-        payload: Payload = b""
-        duration = 0.0
-        detail: m.Detail
-        if error is not None:
-            status, text, detail = self._diagnose(call, error)
-            detail = {"error": text, **detail}
-        else:
-            status, duration, output, detail, parts = back
-            if parts:
-                payload = unwrapped(parts)
-            if output:
-                self._printer.show(output)
-            line.measured(duration)
-            call.future.duration = duration
-        self._judge(call, m.Outcome(TaskId(call.id), attempt, status, payload, duration, detail))
-
-    def _judge(self, call: Call, outcome: m.Outcome) -> None:
-        """What follows the end of an attempt; compare `protocol.retry`."""
-        status, detail, options = outcome.status, outcome.detail or {}, call.options
-        if status == m.OK:
-            self._resolve(call, outcome, None)
-        elif status == m.CANCELLED or call.stop:
-            self._resolve_cancelled(call)
-        elif "unable" in detail or "engine_lost" in detail:
-            kind = JobRunnerError if "unable" in detail else CoordinatorLostError
-            self._resolve(call, None, kind(f"task {call.id} ({call.future.name}): {detail['error']}"))
-        elif status in (m.ERROR, m.TIMED_OUT):
-            call.failures += 1
-            final = "final" in detail or (status == m.TIMED_OUT and not options.retry_timeouts)
-            if final or call.failures > options.retries:
-                self._resolve(call, outcome, None)
-            else:
-                self._events.after(backoff(call.failures, options.backoff), partial(self._enqueue, call))
-        else:
-            self._judge_death(call, outcome, detail)
-
-    def _judge_death(self, call: Call, outcome: m.Outcome, detail: m.Detail) -> None:
-        call.crashes += 1
-        call.history.append(f"{outcome.attempt}: {detail['error']}")
-        detail["attempts"] = call.history
-        if call.options.at_most_once:
-            detail["at_most_once"] = True
-        elif call.elements == 1 and call.crashes < self._crash_limit and "final" not in detail:
-            if self.shares_processes:
-                self._suspects.add(call)
-            else:
-                self._enqueue(call)
-            return
-        elif call.elements == 1:
-            detail["limit"] = call.crashes
-        self._resolve(call, outcome, None)
-
-    def _resolve(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
-        """The end of a call."""
-        with threads.within(call.main):
-            self._decode_and_resolve(call, outcome, error)
-        self._answer_stop(call.id)
-
-    def _decode_and_resolve(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
-        """Unpickling runs code of the user's, which may raise anything."""
-        value: Any = None
-        try:
-            if outcome is not None and outcome.status == m.OK:
-                load = serialization.load_result if call.span is None else load_element_results
-                value = load(outcome.payload)
-            elif outcome is not None:
-                error = exception_of(outcome, call.future.name)
-        except BaseException as exc:
-            error = exc
-        self._resolved.append(call)
-        self._calls.pop(call.id, None)
-        resolve(call.future, value, error)
-        self._resolved.pop()
-
-    def _resolve_cancelled(self, call: Call) -> None:
-        self._resolved.append(call)
-        self._calls.pop(call.id, None)
-        call.future.confirm_cancelled()
-        self._resolved.pop()
-        self._answer_stop(call.id)
-
-    def _answer_stop(self, id: str) -> None:
-        event = self._stops.pop(id, None)
-        if event is not None:
-            event.set()
-
-    def _end(self) -> None:
-        """Whatever happened: no Future stays pending, nothing that was started stays behind, and nobody waits.
-
-        Raises what the first of these steps raised that could not be done, after the others.
-        """
-        do_all(
-            self._take_what_is_left,
+    def _end(self) -> Sequence[Callable[[], object]]:
+        """See BackendThread."""
+        return (
+            partial(self._pending.take_what_is_left, self._state.shut_down),
             self._stop_what_runs,
-            lambda: self._close(self._killed or self._failure is not None),
+            lambda: self._close(self._killed or self._state.failure is not None),
             self._printer.close,
-            self._resolve_what_is_left,
-            self._answer_stops,
-            self._has_ended,
+            partial(self._pending.resolve_what_is_left, lambda *call: self._state.failure_anew()),
+            self._calls.clear,
+            self._cancel_waits.end,
         )
-
-    def _has_ended(self) -> None:
-        self._ended = True
-
-    def _take_what_is_left(self) -> None:
-        with self._lock:
-            self._shut_down = True
-            self._left += [*self._resolved, *self._calls.values()]
-            self._calls = {}
 
     def _stop_what_runs(self) -> None:
         if self._killed and self.can_stop:
-            for call in self._left:
-                if call.handle is not None:
-                    self._stop(call, hard=True)
-
-    def _resolve_what_is_left(self) -> None:
-        for call in self._left:
-            call.handle = None
-            try:
-                if self._failure is not None:
-                    resolve(call.future, exception=self._failure)
-                else:
-                    call.future.confirm_cancelled()
-            except BaseException as exc:
-                resolve(call.future, exception=exc)
-        self._left = []
-
-    def _answer_stops(self) -> None:
-        for event in list(self._stops.values()):
-            event.set()
+            self._attempts.stop_all()
 
 
 def nothing() -> None:

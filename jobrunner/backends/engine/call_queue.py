@@ -17,6 +17,7 @@ from jobrunner.backends.futures_in_arguments import AnyFuture
 from jobrunner.calls.serialization import DumpedFunction
 from jobrunner.futures import Future
 from jobrunner.protocol.tuning import ENGINE_NEWEST_WEIGHT, ENGINE_PREFETCH_LIMIT, ENGINE_PREFETCH_SECONDS
+from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.messages import TaskOptions
 from jobrunner.protocol.wire.payloads import Payload
 
@@ -25,7 +26,7 @@ from jobrunner.protocol.wire.payloads import Payload
 class Call:
     """One submitted call. All but the Future belongs to the backend's thread."""
 
-    id: str
+    id: TaskId
     number: int
     future: Future[Any]
     function: DumpedFunction

@@ -26,7 +26,8 @@ from distributed.scheduler import KilledWorker
 from distributed.threadpoolexecutor import rejoin
 
 from jobrunner.backends.base import CAPABILITIES, BackendSettings
-from jobrunner.backends.engine.backend import AttemptFailure, EngineBackend, window_of
+from jobrunner.backends.engine.attempts import AttemptFailure
+from jobrunner.backends.engine.backend import EngineBackend, window_of
 from jobrunner.backends.engine.call_queue import Call
 from jobrunner.backends.engine.entry import entry
 from jobrunner.backends.engine.in_worker import copied

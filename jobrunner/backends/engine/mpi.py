@@ -17,7 +17,8 @@ from mpi4py import MPI
 from mpi4py.futures import MPIPoolExecutor, _core
 
 from jobrunner.backends.base import CAPABILITIES, BackendSettings
-from jobrunner.backends.engine.backend import AttemptFailure, EngineBackend
+from jobrunner.backends.engine.attempts import AttemptFailure
+from jobrunner.backends.engine.backend import EngineBackend
 from jobrunner.backends.engine.call_queue import Call
 from jobrunner.backends.engine.in_worker import run, wrapped
 from jobrunner.errors import NotSupportedError

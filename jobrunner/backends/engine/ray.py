@@ -16,7 +16,8 @@ import ray
 from ray import exceptions
 
 from jobrunner.backends.base import CAPABILITIES, BackendSettings
-from jobrunner.backends.engine.backend import AttemptFailure, EngineBackend, window_of
+from jobrunner.backends.engine.attempts import AttemptFailure
+from jobrunner.backends.engine.backend import EngineBackend, window_of
 from jobrunner.backends.engine.call_queue import Call
 from jobrunner.backends.engine.entry import entry
 from jobrunner.backends.engine.in_worker import wrapped
@@ -255,7 +256,7 @@ def yield_slot(ready: Callable[[], bool], timeout: float | None) -> None:
     """Wait for calls of this call. Ray gives a task's CPU to others only while it waits in `ray.wait` or `ray.get`."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while not ready():
-        calls = [call for backend in _nested for call in list(backend._calls.values())]
+        calls = [call for backend in _nested for call in backend.unfinished_calls()]
         left = LOOK_AGAIN if deadline is None else min(LOOK_AGAIN, deadline - time.monotonic())
         if not calls or left <= 0:
             return

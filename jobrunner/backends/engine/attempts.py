@@ -1,0 +1,238 @@
+"""The attempts of an EngineBackend's calls: which call goes to the engine when, and what follows the end of an attempt.
+
+All of it is done on the backend's thread, to which the engine's callbacks, the callers and timers post events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from jobrunner.backends.engine.call_queue import Call, Line, Suspects
+from jobrunner.backends.engine.events import Events
+from jobrunner.backends.engine.in_worker import unwrapped
+from jobrunner.backends.engine.unfinished_calls import UnfinishedCalls
+from jobrunner.backends.threads import result_of_dependency
+from jobrunner.calls import serialization
+from jobrunner.errors import CoordinatorLostError, JobRunnerError
+from jobrunner.futures import Future
+from jobrunner.protocol.retry import backoff
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.payloads import Payload
+from jobrunner.script import per_thread as threads
+
+HARD_STOP_AFTER = 2.0
+"""Seconds after which a call that was asked to stop is stopped hard."""
+
+
+class AttemptFailure(NamedTuple):
+    """What an engine's error says of the end of an attempt."""
+
+    status: m.Status
+    """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
+    text: str
+    detail: m.Detail
+    """See `m.Outcome`; "unable": the engine cannot run it, however often it tries; "engine_lost": nor anything else."""
+
+
+class Engine(NamedTuple):
+    """What Attempts uses of a subclass of EngineBackend: the methods and class attributes of these names."""
+
+    slots: Callable[[], int]
+    send: Callable[[Sequence[Call]], None]
+    stop: Callable[[Call, bool], None]
+    diagnose: Callable[[Call, BaseException], AttemptFailure]
+    let_go: Callable[[Call], None]
+    shares_processes: bool
+
+
+class Attempts:
+    """`extra` and `ahead`: see EngineBackend. `show` takes what calls have printed."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        calls: UnfinishedCalls,
+        events: Events,
+        show: Callable[[list[tuple[int, str]]], None],
+        *,
+        crash_limit: int,
+        extra: int | None,
+        ahead: bool,
+    ) -> None:
+        self._engine = engine
+        self._calls = calls
+        self._events = events
+        self._show = show
+        self._crash_limit = crash_limit
+        self._extra = extra
+        self._ahead = ahead
+        self._lines: dict[tuple[tuple[str, float], ...], Line] = {}
+        self._suspects = Suspects(crash_limit)
+
+    # --- before an attempt ---
+
+    def enqueue(self, call: Call) -> None:
+        if call.id in self._calls.by_id:
+            self._line(call).add(call)
+
+    def take_dependencies(self, call: Call) -> None:
+        """All that the call depends on is done: take the results, or fail."""
+        if call.future.done():  # cancelled
+            return
+        try:
+            with threads.within(call.main):
+                call.values = [
+                    serialization.dump_result(result_of_dependency(dependency))
+                    for dependency in call.depends_on
+                ]
+        except BaseException as exc:
+            call.future.confirm_running()
+            self._calls.fail(call, exc)
+            return
+        call.depends_on = ()
+        self.enqueue(call)
+
+    def dispatch(self) -> None:
+        """Hand to the engine what it has room for."""
+        taken: list[Call] = []
+        slots = None if self._extra is None else max(1, self._engine.slots())
+        extra, ahead = self._extra or 0, self._ahead
+        if len(self._suspects):
+            for call in self._suspects.take(self._calls.by_id):
+                self.enqueue(call)
+            extra, ahead = 0, False  # what waits at the door of a process that dies would be a suspect, too
+        for line in self._lines.values():
+            if len(line):
+                taken += line.take(slots, extra, ahead=ahead)
+        if not taken:
+            return
+        now = time.monotonic()
+        for call in taken:
+            call.attempt += 1
+            call.handle = None
+            call.sent_at = now
+        try:
+            self._engine.send(taken)
+        except Exception as exc:
+            for call in taken:
+                if call.handle is None:
+                    self._events.post(partial(self.on_end, call, call.attempt, None, exc))
+
+    def _line(self, call: Call) -> Line:
+        return self._lines.setdefault(call.options.resources, Line())
+
+    # --- cancelling ---
+
+    def cancel_what_waits(self) -> None:
+        """The program shuts down: what the engine has room for begins, as if the call to shut down came later."""
+        self.dispatch()
+        for call in list(self._calls.by_id.values()):
+            if call.future.cancel_pending():
+                self.drop(call.id)
+
+    def drop(self, id: str) -> None:
+        """The call was cancelled while it waited."""
+        call = self._calls.drop(id)
+        if call is not None:
+            self._engine.let_go(call)
+
+    def ask_to_stop(self, future: Future[Any]) -> None:
+        """Stop a call that runs, or end the waits for that if it does not any more."""
+        call = self._calls.by_id.get(future.id)
+        if call is None:
+            self._calls.answer(future)
+        elif not call.stop:
+            call.stop = True
+            if call.handle is None:
+                self._cancelled(call)  # it waits for its next attempt
+            else:
+                self._engine.stop(call, False)
+                self._events.after(HARD_STOP_AFTER, partial(self._stop_hard, call, call.attempt))
+
+    def _stop_hard(self, call: Call, attempt: int) -> None:
+        if call.id in self._calls.by_id and call.attempt == attempt and call.handle is not None:
+            self._engine.stop(call, True)
+
+    def stop_all(self) -> None:
+        """Stop hard whatever the engine has."""
+        for call in self._calls.by_id.values():
+            if call.handle is not None:
+                self._engine.stop(call, True)
+
+    def _cancelled(self, call: Call) -> None:
+        self._calls.resolve(call, m.Outcome(call.id, call.attempt, m.CANCELLED))
+
+    # --- the end of an attempt ---
+
+    def on_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
+        """An attempt has ended, with what `in_worker.run` gave or the engine's error."""
+        if call.id not in self._calls.by_id or call.attempt != attempt:
+            return
+        try:
+            self._take_end(call, attempt, back, error)
+        except Exception as exc:
+            if call.id in self._calls.by_id:  # it costs this call, and no other
+                failure = JobRunnerError(
+                    f"task {call.id} ended, but what the engine gave back could not be taken: {exc!r}"
+                )
+                failure.__cause__ = exc
+                self._calls.fail(call, failure)
+
+    def _take_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
+        line = self._line(call)
+        line.flying -= 1
+        self._engine.let_go(call)
+        call.handle = None
+        payload: Payload = b""
+        duration = 0.0
+        detail: m.Detail
+        if error is not None:
+            status, text, detail = self._engine.diagnose(call, error)
+            detail = {"error": text, **detail}
+        else:
+            status, duration, output, detail, parts = back
+            if parts:
+                payload = unwrapped(parts)
+            if output:
+                self._show(output)
+            line.measured(duration)
+        self._judge(call, m.Outcome(call.id, attempt, status, payload, duration, detail))
+
+    def _judge(self, call: Call, outcome: m.Outcome) -> None:
+        """Decide what follows the end of an attempt; compare `protocol.retry`."""
+        status, detail, options = outcome.status, outcome.detail or {}, call.options
+        if status == m.OK:
+            self._calls.resolve(call, outcome)
+        elif status == m.CANCELLED or call.stop:
+            self._cancelled(call)
+        elif "unable" in detail or "engine_lost" in detail:
+            kind = JobRunnerError if "unable" in detail else CoordinatorLostError
+            self._calls.fail(call, kind(f"task {call.id} ({call.future.name}): {detail['error']}"))
+        elif status in (m.ERROR, m.TIMED_OUT):
+            call.failures += 1
+            final = "final" in detail or (status == m.TIMED_OUT and not options.retry_timeouts)
+            if final or call.failures > options.retries:
+                self._calls.resolve(call, outcome)
+            else:
+                self._events.after(backoff(call.failures, options.backoff), partial(self.enqueue, call))
+        else:
+            self._judge_death(call, outcome, detail)
+
+    def _judge_death(self, call: Call, outcome: m.Outcome, detail: m.Detail) -> None:
+        call.crashes += 1
+        call.history.append(f"{outcome.attempt}: {detail['error']}")
+        detail["attempts"] = call.history
+        if call.options.at_most_once:
+            detail["at_most_once"] = True
+        elif call.elements == 1 and call.crashes < self._crash_limit and "final" not in detail:
+            if self._engine.shares_processes:
+                self._suspects.add(call)
+            else:
+                self.enqueue(call)
+            return
+        elif call.elements == 1:
+            detail["limit"] = call.crashes
+        self._calls.resolve(call, outcome)

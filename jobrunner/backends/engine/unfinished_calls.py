@@ -1,0 +1,57 @@
+"""The calls of an EngineBackend that are not done, from their submission to the end of their Futures."""
+
+from __future__ import annotations
+
+from jobrunner.backends.engine.call_queue import Call
+from jobrunner.backends.pending_calls import PendingCalls
+from jobrunner.futures import CancelWaits, Future
+from jobrunner.protocol.wire import messages as m
+from jobrunner.script import per_thread as threads
+
+
+class UnfinishedCalls:
+    """What is known of each call, beside its Future, which `pending` resolves.
+
+    Callers add to it with the backend's lock held; the backend's thread does the rest.
+    """
+
+    def __init__(self, pending: PendingCalls, cancel_waits: CancelWaits) -> None:
+        self._pending = pending
+        self._cancel_waits = cancel_waits
+        self.by_id: dict[str, Call] = {}
+        """For others to read."""
+
+    def add(self, call: Call) -> None:
+        self.by_id[call.id] = call
+        self._pending.add(call.id, call.future, call.span is not None, ())
+
+    def drop(self, id: str) -> Call | None:
+        """Drop a call that was cancelled while it waited, and return it unless it is done."""
+        call = self.by_id.pop(id, None)
+        if call is not None:
+            self._pending.discard(call.id)
+        return call
+
+    def resolve(self, call: Call, outcome: m.Outcome) -> None:
+        """End a call with this outcome."""
+        self.by_id.pop(call.id, None)
+        with threads.within(call.main):
+            self._pending.resolve_outcomes((outcome,))
+
+    def fail(self, call: Call, error: BaseException) -> None:
+        """End a call with this error."""
+        self.by_id.pop(call.id, None)
+        with threads.within(call.main):
+            self._pending.fail(call.id, error)
+
+    def answer(self, future: Future[object]) -> None:
+        """End the waits of threads that want this call to be stopped, which is done."""
+        wait = self._cancel_waits.of(future)
+        if wait is not None:
+            wait.end()
+
+    def clear(self) -> None:
+        """Forget all of them, with what the engine gave for them, once their Futures are resolved."""
+        for call in self.by_id.values():
+            call.handle = None
+        self.by_id = {}
