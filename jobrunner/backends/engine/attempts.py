@@ -18,7 +18,7 @@ from jobrunner.backends.threads import result_of_dependency
 from jobrunner.calls import serialization
 from jobrunner.errors import CoordinatorLostError, JobRunnerError
 from jobrunner.futures import Future
-from jobrunner.protocol.retry import backoff
+from jobrunner.protocol.retry import REQUEUE, RetryAfter, decide
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.script import per_thread as threads
@@ -202,8 +202,8 @@ class Attempts:
         self._judge(call, m.Outcome(call.id, attempt, status, payload, duration, detail))
 
     def _judge(self, call: Call, outcome: m.Outcome) -> None:
-        """Decide what follows the end of an attempt; compare `protocol.retry`."""
-        status, detail, options = outcome.status, outcome.detail or {}, call.options
+        """Decide what follows the end of an attempt."""
+        status, detail = outcome.status, outcome.detail or {}
         if status == m.OK:
             self._calls.resolve(call, outcome)
         elif status == m.CANCELLED or call.stop:
@@ -211,28 +211,37 @@ class Attempts:
         elif "unable" in detail or "engine_lost" in detail:
             kind = JobRunnerError if "unable" in detail else CoordinatorLostError
             self._calls.fail(call, kind(f"task {call.id} ({call.future.name}): {detail['error']}"))
-        elif status in (m.ERROR, m.TIMED_OUT):
-            call.failures += 1
-            final = "final" in detail or (status == m.TIMED_OUT and not options.retry_timeouts)
-            if final or call.failures > options.retries:
-                self._calls.resolve(call, outcome)
-            else:
-                self._events.after(backoff(call.failures, options.backoff), partial(self.enqueue, call))
         else:
-            self._judge_death(call, outcome, detail)
+            self._failed(call, outcome, detail)
 
-    def _judge_death(self, call: Call, outcome: m.Outcome, detail: m.Detail) -> None:
-        call.crashes += 1
-        call.history.append(f"{outcome.attempt}: {detail['error']}")
-        detail["attempts"] = call.history
-        if call.options.at_most_once:
-            detail["at_most_once"] = True
-        elif call.elements == 1 and call.crashes < self._crash_limit and "final" not in detail:
-            if self._engine.shares_processes:
-                self._suspects.add(call)
-            else:
-                self.enqueue(call)
-            return
-        elif call.elements == 1:
-            detail["limit"] = call.crashes
-        self._calls.resolve(call, outcome)
+    def _failed(self, call: Call, outcome: m.Outcome, detail: m.Detail) -> None:
+        """Run a call again after a bad end of an attempt, or end it, as `protocol.retry` decides."""
+        died = outcome.status not in (m.ERROR, m.TIMED_OUT)
+        if died:
+            call.crashes += 1
+            call.history.append(f"{outcome.attempt}: {detail['error']}")
+            detail["attempts"] = call.history
+        else:
+            call.failures += 1
+        verdict = decide(
+            call.options,
+            outcome.status,
+            failures=call.failures,
+            crashes=call.crashes,
+            crash_limit=self._crash_limit,
+            final="final" in detail,
+            # A chunk is also split after the loss of a host, because the engine does not say which call ran.
+            splits=call.elements > 1,
+        )
+        if isinstance(verdict, RetryAfter):
+            self._events.after(verdict.seconds, partial(self.enqueue, call))
+        elif verdict is REQUEUE and self._engine.shares_processes:
+            self._suspects.add(call)
+        elif verdict is REQUEUE:
+            self.enqueue(call)
+        else:
+            if died and call.options.at_most_once:
+                detail["at_most_once"] = True
+            elif died and call.elements == 1:
+                detail["limit"] = call.crashes
+            self._calls.resolve(call, outcome)
