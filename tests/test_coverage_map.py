@@ -129,6 +129,16 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "protocol.client.pending_tasks": ("protocol/test_client_core.py", "protocol/test_bundle_tracker.py"),
     "protocol.coordinator.admission": ("protocol/test_accounts.py", "protocol/test_coordinator_core.py"),
     "protocol.coordinator.attempts": ("protocol/test_scheduler.py", "protocol/test_scheduler_bundles.py"),
+    "protocol.coordinator.cancellation": ("protocol/test_scheduler.py", "protocol/test_coordinator_core.py"),
+    "protocol.coordinator.client_tasks": (
+        "protocol/test_scheduler_bundles.py",
+        "protocol/test_coordinator_core.py",
+    ),
+    "protocol.coordinator.ownership": (
+        "protocol/test_scheduler_bundles.py",
+        "protocol/test_worker_owners.py",
+    ),
+    "protocol.coordinator.stuck_workers": ("protocol/test_coordinator_core.py",),
     "protocol.coordinator.dependencies": ("protocol/test_scheduler.py", "protocol/test_coordinator_core.py"),
     "protocol.coordinator.dispatcher": ("protocol/test_scheduler.py", "protocol/test_placement.py"),
     "protocol.coordinator.endings": ("protocol/test_scheduler.py", "protocol/test_coordinator_core.py"),

@@ -21,12 +21,12 @@ class Desk:
     def add_client(self, name):
         client = client_peer(name)
         self.scheduler.roster.add_client(client)
-        self.scheduler.resubmission_complete(client.id)
+        self.scheduler.client_tasks.resubmission_complete(client.id)
         return client
 
     def add_worker(self, name="w", slots=1, **resources):
         worker = worker_peer(name, slots, **resources)
-        self.scheduler.add_worker(worker)
+        self.scheduler.dispatcher.add_worker(worker)
         self.scheduler.roster.may_have_room(worker)
         return worker
 
@@ -158,7 +158,7 @@ def test_the_counts_of_states_stay_right(desk):
     desk.placed()
     desk.finish(worker, "c-1")
     desk.scheduler.attempts.outcome(worker, ended("c-2", m.ERROR), 0.0)
-    desk.scheduler.cancel("c-3", False, 0.0)
+    desk.scheduler.cancellation.cancel("c-3", False, 0.0)
     counts = desk.scheduler.tasks.counts
     assert (counts[SUCCEEDED], counts[FAILED], counts[CANCELLED], counts[QUEUED]) == (1, 1, 1, 0)
     assert sum(counts) == 3
@@ -186,7 +186,7 @@ def test_a_hundred_thousand_queued_tasks_are_accepted_and_cancelled(desk):
     desk.submit(*[spec(n) for n in range(100_000)])
     assert desk.scheduler.tasks.counts[QUEUED] == 100_000
     for n in range(100_000):
-        desk.scheduler.cancel(f"c-{n}", False, 0.0)
+        desk.scheduler.cancellation.cancel(f"c-{n}", False, 0.0)
     desk.add_worker()
     assert desk.placed() == {}
     assert desk.scheduler.dispatcher.queue.pop(lambda requirements: True) is None

@@ -41,12 +41,12 @@ class Desk:
     def add_client(self, name):
         client = client_peer(name)
         self.scheduler.roster.add_client(client)
-        self.scheduler.resubmission_complete(client.id)
+        self.scheduler.client_tasks.resubmission_complete(client.id)
         return client
 
     def add_worker(self, name):
         worker = worker_peer(name)
-        self.scheduler.add_worker(worker)
+        self.scheduler.dispatcher.add_worker(worker)
         self.scheduler.roster.may_have_room(worker)
         return worker
 
@@ -100,7 +100,9 @@ def test_the_call_that_goes_on_is_joined_where_it_runs(desk):
 def test_what_happens_to_it_before_its_client_names_it_is_not_lost(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.scheduler.attempts.started(desk.worker, SECOND, 0.0)
-    assert desk.scheduler.client_with_task_at(desk.worker, SECOND) is desk.client, "what it prints is told"
+    assert desk.scheduler.ownership.client_with_task_at(desk.worker, SECOND) is desk.client, (
+        "what it prints is told"
+    )
     desk.name_call()
     assert desk.state(SECOND) == (RUNNING, desk.worker, 1)
     assert desk.client.running == [SECOND]
@@ -123,7 +125,7 @@ def test_it_is_kept_until_its_client_names_it(desk):
     desk.client.resubmission_complete = True
     desk.scheduler.endings.acknowledged(desk.client, desk.told())
     assert not desk.client.done
-    desk.scheduler.resubmission_complete(desk.client.id)
+    desk.scheduler.client_tasks.resubmission_complete(desk.client.id)
     desk.scheduler.orphans.forget(200.0, 30.0)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
@@ -138,7 +140,7 @@ def test_it_is_kept_for_a_client_that_is_told_again_in_a_later_session(desk):
     desk.submit(bundle("1-0", *CALLS))
     desk.told()
     desk.client.done.clear()  # acknowledged, as soon as its resubmission is complete
-    desk.scheduler.resubmission_complete(desk.client.id)
+    desk.scheduler.client_tasks.resubmission_complete(desk.client.id)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
 
@@ -155,7 +157,7 @@ def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_fo
 
 def test_it_is_not_kept_for_a_client_that_is_gone(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.client_gone(desk.client, 0.0)
+    desk.scheduler.client_tasks.gone(desk.client, 0.0)
     desk.scheduler.orphans.forget(31.0, 30.0)
     assert not desk.scheduler.orphans
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
@@ -165,7 +167,7 @@ def test_it_is_not_kept_for_a_client_that_has_come_again_and_does_not_name_it(de
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.outcomes.clear()
-    desk.scheduler.resubmission_complete(desk.client.id)
+    desk.scheduler.client_tasks.resubmission_complete(desk.client.id)
     assert not desk.scheduler.orphans
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
 
@@ -227,7 +229,7 @@ def test_a_split_of_another_attempt_or_worker_changes_nothing(desk):
 
 
 def test_a_bundle_that_is_being_stopped_ends_with_the_call_that_goes_on(desk):
-    desk.scheduler.cancel(BUNDLE, True, 0.0)
+    desk.scheduler.cancellation.cancel(BUNDLE, True, 0.0)
     desk.worker.cancels.clear()
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert [(o.id, o.status) for o in desk.told()] == [(BUNDLE, m.CANCELLED)]
@@ -236,7 +238,7 @@ def test_a_bundle_that_is_being_stopped_ends_with_the_call_that_goes_on(desk):
 
 
 def test_a_bundle_that_was_to_be_stopped_and_is_wanted_again_goes_on(desk):
-    desk.scheduler.client_gone(desk.client, 0.0)
+    desk.scheduler.client_tasks.gone(desk.client, 0.0)
     again = desk.add_client("c")
     desk.submit(bundle("1-0", *CALLS), client=again)
     desk.outcome(split(BUNDLE, 1, results(b"x")))
@@ -262,7 +264,7 @@ def come(desk):
     desk.client = client_peer("c")
     desk.scheduler.roster.clients[desk.client.id] = desk.client
     desk.submit(bundle("1-0", *CALLS))
-    desk.scheduler.resubmission_complete(desk.client.id)
+    desk.scheduler.client_tasks.resubmission_complete(desk.client.id)
 
 
 def test_a_bundle_may_be_given_up_before_its_client_has_come(new):
@@ -418,7 +420,7 @@ def test_nonsense_in_a_bundles_outcome_is_told_to_nobody_but_its_client(desk):
 def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk):
     other = desk.add_client("d")
     desk.scheduler.dependencies.watch(other, SECOND, 0.0)
-    desk.scheduler.client_gone(desk.client, 0.0)
+    desk.scheduler.client_tasks.gone(desk.client, 0.0)
     assert desk.scheduler.tasks[BUNDLE].cancel_asked
     desk.outcome(ended(BUNDLE, m.CANCELLED))
     assert not desk.scheduler.dependencies.unknown_calls

@@ -9,9 +9,9 @@ from jobrunner.protocol.client.bundle_tracker import BundleTracker
 from jobrunner.protocol.client.cancel_requests import CancelRequests
 from jobrunner.protocol.client.pending_tasks import PendingTasks
 from jobrunner.protocol.coordinator.attempts import Attempts
+from jobrunner.protocol.coordinator.cancellation import Cancellation
 from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.orphans import Orphans
-from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.worker.splitting import Splitting
 from jobrunner.testing.simulation.laws import RIGHT
@@ -97,5 +97,5 @@ def test_a_coordinator_that_cancels_the_others_with_a_call_is_found(monkeypatch)
     def cancel_call(self, bundle, index, running):
         self.cancel(bundle.id, running, bundle.since)
 
-    monkeypatch.setattr(Scheduler, "cancel_call", cancel_call)
+    monkeypatch.setattr(Cancellation, "cancel_call", cancel_call)
     find()

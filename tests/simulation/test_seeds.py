@@ -13,6 +13,7 @@ from support.seeking import find
 from jobrunner.protocol import retry
 from jobrunner.protocol.coordinator import resources
 from jobrunner.protocol.coordinator.attempts import Attempts
+from jobrunner.protocol.coordinator.client_tasks import ClientTasks
 from jobrunner.protocol.coordinator.deadlocks import Deadlocks, Search
 from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.function_table import FunctionTable
@@ -291,14 +292,14 @@ def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
 
 
 def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
-    real = Scheduler.client_gone
+    real = ClientTasks.gone
 
-    def client_gone(self, client, now):
-        for record in [r for r in self.tasks.values() if r.client is client]:
-            self.cancel(record.id, True, now)
+    def gone(self, client, now):
+        for task in list(client.tasks):
+            self._cancellation.cancel(task, True, now)
         real(self, client, now)
 
-    monkeypatch.setattr(Scheduler, "client_gone", client_gone)
+    monkeypatch.setattr(ClientTasks, "gone", gone)
     find("crashes", first=540, limit=700)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from jobrunner.protocol.coordinator.function_table import key_of
+from jobrunner.protocol.coordinator.function_table import FunctionTable, key_of
 from jobrunner.protocol.coordinator.outboxes import OUTCOME_WINDOW
 from jobrunner.protocol.coordinator.outgoing import Outgoing
 from jobrunner.protocol.coordinator.peers import REF_BYTES, ClientSession
-from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.sessions import Sessions
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
+from jobrunner.protocol.coordinator.submission import Submission
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_BUFFERS
 from jobrunner.protocol.wire.ids import client_of
@@ -31,15 +31,21 @@ class Admission:
     """The admission of clients' calls, which accepts or refuses them."""
 
     def __init__(
-        self, settings: CoordinatorSettings, scheduler: Scheduler, out: Outgoing, sessions: Sessions
+        self,
+        *,
+        settings: CoordinatorSettings,
+        functions: FunctionTable,
+        submission: Submission,
+        out: Outgoing,
+        sessions: Sessions,
     ) -> None:
         self._settings = settings
-        self._scheduler = scheduler
+        self._functions = functions
+        self._submission = submission
         self._out = out
         self._sessions = sessions
 
     def submit(self, client: ClientSession, message: m.Submit, now: float) -> None:
-        scheduler = self._scheduler
         if not client.submitted:
             self._out.log_about(
                 client,
@@ -70,13 +76,13 @@ class Admission:
                 )
                 return
             if refused and (spec.body.function in refused or spec.body.initializer in refused):
-                scheduler.submission.refuse_new(
+                self._submission.refuse_new(
                     client, spec.id, refused.get(spec.body.function) or refused[spec.body.initializer or b""]
                 )
                 continue
             if client.account.owner:
                 spec = of_owner(client, spec)
-            if not scheduler.submission.submit(client, spec, now):
+            if not self._submission.submit(client, spec, now):
                 self._sessions.unexpected(
                     client, f"task {spec.id} names a function that was never sent; its session ends", now
                 )
@@ -84,7 +90,7 @@ class Admission:
         for key in message.drop_functions:
             here = client.refer_no_more(key)
             if here is not None:
-                scheduler.functions.drop_ref(here)
+                self._functions.drop_ref(here)
 
     def _has_parts(
         self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
@@ -92,7 +98,7 @@ class Admission:
         """Return whether this client has sent all parts of a function, and these have no parts themselves."""
         for part in definition.parts:
             here = client.function_refs.get(part)
-            entry = None if here is None else self._scheduler.functions.get(here)
+            entry = None if here is None else self._functions.get(here)
             if part not in refused and (entry is None or entry.parts):
                 return False
         return True
@@ -106,7 +112,7 @@ class Admission:
         for part in definition.parts:
             if part in refused:
                 return refused[part]
-        functions = self._scheduler.functions
+        functions = self._functions
         key = key_of(client.account.owner, definition.key)
         if functions.get(key) is not None:
             excess = client.account.bytes_excess(REF_BYTES, self._settings.quota)

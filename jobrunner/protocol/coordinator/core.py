@@ -81,7 +81,7 @@ class CoordinatorCore:
     ) -> None:
         self.settings = settings
         self.started = now
-        self.scheduler = Scheduler(
+        scheduler = self.scheduler = Scheduler(
             crash_limit=settings.crash_limit,
             result_cache=settings.result_cache,
             journaling=journal is not None,
@@ -93,9 +93,36 @@ class CoordinatorCore:
         peers: dict[Source, Peer] = {}
         self._out = Outgoing()
         self.offences = Offences(self._out, peers)
-        self.sessions = Sessions(settings, self.scheduler, self._out, self.offences, peers)
-        self.admission = Admission(settings, self.scheduler, self._out, self.sessions)
-        self._outboxes = Outboxes(self.scheduler, self._out)
+        self.sessions = Sessions(
+            settings=settings,
+            out=self._out,
+            offences=self.offences,
+            peers=peers,
+            roster=scheduler.roster,
+            accounts=scheduler.accounts,
+            functions=scheduler.functions,
+            dispatcher=scheduler.dispatcher,
+            endings=scheduler.endings,
+            attempts=scheduler.attempts,
+            submission=scheduler.submission,
+            client_tasks=scheduler.client_tasks,
+            ownership=scheduler.ownership,
+        )
+        self.admission = Admission(
+            settings=settings,
+            functions=scheduler.functions,
+            submission=scheduler.submission,
+            out=self._out,
+            sessions=self.sessions,
+        )
+        self._outboxes = Outboxes(
+            roster=scheduler.roster,
+            functions=scheduler.functions,
+            dispatcher=scheduler.dispatcher,
+            endings=scheduler.endings,
+            results=scheduler.results,
+            out=self._out,
+        )
         self._questions = Questions()
         self._joined: dict[tuple[str, str], str] = {}
         """The names of the keys that have joined by now, by their invitation and themselves."""
@@ -251,13 +278,13 @@ class CoordinatorCore:
     def _on_resubmission_complete(
         self, client: ClientSession, message: m.ResubmissionComplete, now: float
     ) -> None:
-        self.scheduler.resubmission_complete(client.id)
+        self.scheduler.client_tasks.resubmission_complete(client.id)
 
     def _on_cancel(self, client: ClientSession, message: m.Cancel, now: float) -> None:
         if self.admission.takes_no_answers(client, now):
             return
         for request in dict.fromkeys(message.requests):
-            self.scheduler.cancel(request.id, request.running, now, client)
+            self.scheduler.cancellation.cancel(request.id, request.running, now, client)
 
     def _on_query(self, client: ClientSession, message: m.Query, now: float) -> None:
         if self.admission.takes_no_answers(client, now):
@@ -318,10 +345,10 @@ class CoordinatorCore:
 
     def _on_capacity(self, worker: WorkerSession, message: m.Capacity, now: float) -> None:
         if not worker.draining:
-            self.scheduler.capacity(worker, min(message.slots, MAX_SLOTS))
+            self.scheduler.stuck_workers.resize(worker, min(message.slots, MAX_SLOTS))
 
     def _on_stuck(self, worker: WorkerSession, message: m.Stuck, now: float) -> None:
-        self.scheduler.stuck(worker, message.why[:CUT_TEXT])
+        self.scheduler.stuck_workers.note(worker, message.why[:CUT_TEXT])
 
     def _on_waits(self, worker: WorkerSession, message: m.Waits, now: float) -> None:
         for wait in message.waits:
@@ -329,7 +356,7 @@ class CoordinatorCore:
 
     def _on_output(self, worker: WorkerSession, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
-            client = self.scheduler.client_with_task_at(worker, chunk.id)
+            client = self.scheduler.ownership.client_with_task_at(worker, chunk.id)
             if client is None or not client.hello.show_output:
                 continue
             room = OUTPUT_WINDOW - client.output_characters

@@ -38,6 +38,11 @@ class Dispatcher:
         self._resting: dict[WorkerSession, float] = {}
         """The workers that have handed a task back, and until when they get no other one."""
 
+    def add_worker(self, worker: WorkerSession) -> None:
+        """Add a worker that has joined, and place tasks that nobody could run without it."""
+        self._roster.add_worker(worker)
+        self.queue.wake(worker.provides_all)
+
     # --- tasks that wait for a time ---
 
     @property

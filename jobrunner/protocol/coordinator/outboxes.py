@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jobrunner.protocol.coordinator.dispatcher import Dispatcher
+from jobrunner.protocol.coordinator.endings import Endings
+from jobrunner.protocol.coordinator.finished_tasks import Results
+from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.outgoing import Outgoing
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
-from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import (
@@ -35,21 +39,33 @@ when it has acknowledged these."""
 class Outboxes:
     """The outboxes of the peers in the roster, and the messages that empty them."""
 
-    def __init__(self, scheduler: Scheduler, out: Outgoing) -> None:
-        self._scheduler = scheduler
+    def __init__(
+        self,
+        *,
+        roster: Roster,
+        functions: FunctionTable,
+        dispatcher: Dispatcher,
+        endings: Endings,
+        results: Results,
+        out: Outgoing,
+    ) -> None:
+        self._roster = roster
+        self._functions = functions
+        self._dispatcher = dispatcher
+        self._endings = endings
+        self._results = results
         self._out = out
         self._announced_slots = 0
         """The size of the cluster that clients were told last."""
 
     def flush(self, now: float) -> None:
-        scheduler = self._scheduler
         # Functions to drop come first, because a function may have gone and come back within this turn.
-        for worker_id, keys in scheduler.functions.take_forgotten().items():
-            forgetful = scheduler.roster.workers.get(worker_id)
+        for worker_id, keys in self._functions.take_forgotten().items():
+            forgetful = self._roster.workers.get(worker_id)
             if forgetful is not None:
                 for some in batches(keys, of_key):
                     self._out.send(forgetful, m.DropFunctions(some), now)
-        while (peer := scheduler.roster.take_pending()) is not None:
+        while (peer := self._roster.take_pending()) is not None:
             if isinstance(peer, WorkerSession):
                 self._flush_worker(peer, now)
             elif isinstance(peer, ClientSession):
@@ -75,7 +91,7 @@ class Outboxes:
             unknown = [
                 dependency
                 for dependency in client.result_requests
-                if dependency in self._scheduler.results.unknown_tasks
+                if dependency in self._results.unknown_tasks
             ]
             client.result_requests = []
             self._send_ids(client, m.ResultRequest, unknown, now)
@@ -90,7 +106,7 @@ class Outboxes:
                 self._out.send(client, m.Outcomes(batch), now, size)
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
-                self._scheduler.dispatcher.queue.backpressured.add(client.id)
+                self._dispatcher.queue.backpressured.add(client.id)
         # they follow the outcomes, because that of a divided chunk tells the name of the part that continues
         if client.running:
             self._send_ids(client, m.Running, client.running, now)
@@ -141,12 +157,12 @@ class Outboxes:
         self._out.send(worker, m.Assign(tasks, functions, owner), now, size)
 
     def announce_capacity(self, now: float) -> None:
-        if not self._scheduler.roster.take_resized():
+        if not self._roster.take_resized():
             return
-        slots = self._scheduler.roster.slots
+        slots = self._roster.slots
         if slots != self._announced_slots:
             self._announced_slots = slots
-            for client in self._scheduler.roster.clients.values():
+            for client in self._roster.clients.values():
                 if client.connected and client.untaken_slots < MAX_UNTAKEN_SLOTS:
                     self._tell_slots(client, now)
 
@@ -157,7 +173,7 @@ class Outboxes:
     def acknowledged(self, client: ClientSession, acked: list[m.Message], now: float) -> None:
         for message in acked:
             if type(message) is m.Outcomes:
-                self._scheduler.endings.acknowledged(client, message.outcomes)
+                self._endings.acknowledged(client, message.outcomes)
             elif type(message) is m.Reply:
                 client.unacked_replies -= 1
             elif type(message) is m.Capacity:
@@ -165,7 +181,7 @@ class Outboxes:
                 if not client.untaken_slots and message.slots != self._announced_slots:
                     self._tell_slots(client, now)
         if client.link.unacked_bytes < OUTCOME_WINDOW:
-            self._scheduler.dispatcher.queue.resume(client.id)
+            self._dispatcher.queue.resume(client.id)
 
     def _send_ids(
         self, peer: Peer, kind: Callable[[list[TaskId]], m.Message], ids: list[TaskId], now: float

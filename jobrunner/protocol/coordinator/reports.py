@@ -158,14 +158,14 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
     record = find_task(core, who, task_id)
     index = call_in(record, task_id)
     if index is None:
-        core.scheduler.cancel(record.id, running, now)
+        core.scheduler.cancellation.cancel(record.id, running, now)
         state = record.state.label
         return {"id": record.id, "cancelled": state == "cancelled", "state": state}
     call = describe_call(record, index)
     state = call["state"]
     goes_on = record.state not in TERMINAL or core.scheduler.orphans.named_later(call["id"])
     if goes_on and state not in DONE and (running or record.state != RUNNING):
-        core.scheduler.cancel_call(record, index, running)
+        core.scheduler.cancellation.cancel_call(record, index, running)
         state = "cancelling" if running else state
     return {"id": call["id"], "cancelled": state == "cancelled", "state": state}
 

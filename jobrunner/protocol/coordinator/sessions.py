@@ -11,13 +11,20 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from jobrunner.protocol.coordinator.accounts import Account
+from jobrunner.protocol.coordinator.accounts import Account, Accounts
+from jobrunner.protocol.coordinator.attempts import Attempts
+from jobrunner.protocol.coordinator.client_tasks import ClientTasks
+from jobrunner.protocol.coordinator.dispatcher import Dispatcher
+from jobrunner.protocol.coordinator.endings import Endings
+from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.offences import Offences
 from jobrunner.protocol.coordinator.outgoing import Outgoing
+from jobrunner.protocol.coordinator.ownership import Ownership
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.coordinator.rejections import QUIET, TOLERATED
-from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
+from jobrunner.protocol.coordinator.submission import Submission
 from jobrunner.protocol.effects import Disconnect, Send, Source
 from jobrunner.protocol.link import EarlyBudget, Link, welcomed
 from jobrunner.protocol.wire import messages as m
@@ -38,15 +45,32 @@ class Sessions:
 
     def __init__(
         self,
+        *,
         settings: CoordinatorSettings,
-        scheduler: Scheduler,
         out: Outgoing,
         offences: Offences,
         peers: dict[Source, Peer],
+        roster: Roster,
+        accounts: Accounts,
+        functions: FunctionTable,
+        dispatcher: Dispatcher,
+        endings: Endings,
+        attempts: Attempts,
+        submission: Submission,
+        client_tasks: ClientTasks,
+        ownership: Ownership,
     ) -> None:
         self.peers = peers
         self._settings = settings
-        self._scheduler = scheduler
+        self._roster = roster
+        self._accounts = accounts
+        self._functions = functions
+        self._dispatcher = dispatcher
+        self._endings = endings
+        self._attempts = attempts
+        self._submission = submission
+        self._client_tasks = client_tasks
+        self._ownership = ownership
         self._out = out
         self._offences = offences
         self._opened = 0
@@ -88,7 +112,7 @@ class Sessions:
 
         Each peer takes some kilobytes until it is missed.
         """
-        roster = self._scheduler.roster
+        roster = self._roster
         if isinstance(hello, m.WorkerHello):
             what, most, here = "workers", MAX_WORKERS, roster.workers_of(who.key)
             known = hello.worker in roster.workers
@@ -123,7 +147,7 @@ class Sessions:
             else:
                 peer = self._worker_session(hello, source, link, who, now)
             peer.greeting, peer.serial = envelope.session, hello.serial
-        slots = self._scheduler.roster.slots
+        slots = self._roster.slots
         settings = self._settings
         welcome = m.Welcome(
             settings.id,
@@ -153,17 +177,17 @@ class Sessions:
 
     def _known_peer(self, hello: m.ClientHello | m.WorkerHello) -> Peer | None:
         if isinstance(hello, m.ClientHello):
-            return self._scheduler.roster.clients.get(hello.client)
-        return self._scheduler.roster.workers.get(hello.worker)
+            return self._roster.clients.get(hello.client)
+        return self._roster.workers.get(hello.worker)
 
     def _client_session(
         self, hello: m.ClientHello, source: Source, link: Link, who: Principal, now: float
     ) -> ClientSession:
-        client = self._scheduler.roster.clients.get(hello.client)
+        client = self._roster.clients.get(hello.client)
         if client is None:
             account = self._account_for(hello, who, now)
             client = ClientSession(hello, source, link, account, who)
-            self._scheduler.roster.add_client(client)
+            self._roster.add_client(client)
         else:
             client.is_new = not client.connected  # otherwise it is known only from the journal
             self._move_peer(client, source, link, who)
@@ -180,8 +204,8 @@ class Sessions:
             client.accepted.clear()
             client.needs_told.clear()
             for key in client.take_function_refs():
-                self._scheduler.functions.drop_ref(key)
-            self._scheduler.dispatcher.queue.resume(client.id)
+                self._functions.drop_ref(key)
+            self._dispatcher.queue.resume(client.id)
         self.peers[source] = client
         return client
 
@@ -190,26 +214,25 @@ class Sessions:
         if type(hello) is m.WorkerHello or hello.within is None or who.role != WORKER:
             return False
         return (
-            hello.client not in self._scheduler.roster.clients
-            and self._scheduler.owner_of(hello.within, who.key, now) is None
+            hello.client not in self._roster.clients
+            and self._ownership.owner_of(hello.within, who.key, now) is None
         )
 
     def _account_for(self, hello: m.ClientHello, who: Principal, now: float) -> Account:
         """Return the account of a client; calls of a call belong to that call's owner if its worker confirms it."""
         owner = None
         if hello.within is not None and who.role == WORKER:
-            owner = self._scheduler.owner_of(hello.within, who.key, now)
-        return self._scheduler.accounts.open(hello.client, who, owner or "")
+            owner = self._ownership.owner_of(hello.within, who.key, now)
+        return self._accounts.open(hello.client, who, owner or "")
 
     def _worker_session(
         self, hello: m.WorkerHello, source: Source, link: Link, who: Principal, now: float
     ) -> WorkerSession:
-        scheduler = self._scheduler
-        worker = scheduler.roster.workers.get(hello.worker)
+        worker = self._roster.workers.get(hello.worker)
         if worker is None:
-            name = unused_name(hello.name, scheduler.roster.worker_names)
+            name = unused_name(hello.name, self._roster.worker_names)
             worker = WorkerSession(replace(hello, held=[]), name, source, link, who)
-            scheduler.add_worker(worker)
+            self._dispatcher.add_worker(worker)
             self._out.log_about(
                 worker,
                 "info",
@@ -218,16 +241,16 @@ class Sessions:
             )
         else:
             self._move_peer(worker, source, link, who)
-            scheduler.roster.resize(worker, hello.slots)
+            self._roster.resize(worker, hello.slots)
             worker.assigned.clear()
             worker.cancels.clear()
-            scheduler.functions.worker_gone(worker.id)
+            self._functions.worker_gone(worker.id)
             self._out.log_about(worker, "info", f"worker {worker.name} has come back", now)
         self.peers[source] = worker
         worker.draining = False
-        scheduler.roster.may_have_room(worker)
-        scheduler.attempts.reattach(worker, hello.held, now)
-        scheduler.submission.refuse_other_pythons(now)
+        self._roster.may_have_room(worker)
+        self._attempts.reattach(worker, hello.held, now)
+        self._submission.refuse_other_pythons(now)
         return worker
 
     def _move_peer(self, peer: Peer, source: Source, link: Link, who: Principal) -> None:
@@ -244,9 +267,9 @@ class Sessions:
         self.peers.pop(peer.source, None)
         peer.link.close()  # later messages of the peer count for nobody
         if isinstance(peer, WorkerSession):
-            self._scheduler.attempts.worker_lost(peer, how, now)
+            self._attempts.worker_lost(peer, how, now)
         elif isinstance(peer, ClientSession):
-            self._scheduler.client_gone(peer, now)
+            self._client_tasks.gone(peer, now)
 
     def heard(self, peer: Peer) -> None:
         peer.unreachable_since = None
@@ -262,7 +285,7 @@ class Sessions:
         del self.peers[peer.source]
         peer.link.close()
         if isinstance(peer, WorkerSession):
-            self._scheduler.attempts.worker_lost(peer, "was replaced on its connection", now)
+            self._attempts.worker_lost(peer, "was replaced on its connection", now)
         elif isinstance(peer, ClientSession):
             peer.disconnect()
             self._lose_client(peer, now)
@@ -286,7 +309,7 @@ class Sessions:
 
     def revoke(self, key: str, now: float) -> None:
         """End the sessions of a key and its tasks."""
-        for peer in [*self._scheduler.roster.workers.values(), *self._scheduler.roster.clients.values()]:
+        for peer in [*self._roster.workers.values(), *self._roster.clients.values()]:
             if peer.who.key == key:
                 if peer.connected:
                     self._offences.refuse(
@@ -311,7 +334,7 @@ class Sessions:
     def give_up_untaken(self, peer: Peer, now: float) -> None:
         """Drop the messages of this session that the peer has not acknowledged."""
         if isinstance(peer, ClientSession):
-            self._scheduler.endings.forget_untaken_outcomes(peer)
+            self._endings.forget_untaken_outcomes(peer)
         peer.renew_link(Link("", now, peer.link.peer_timeout))
 
     def _lose_client(self, client: ClientSession, now: float) -> None:
@@ -327,7 +350,7 @@ class Sessions:
                 )
         if now - client.lost_at >= self._settings.client_grace or not (client.unfinished or client.done):
             self.peers.pop(client.source, None)
-            self._scheduler.client_gone(client, now)
+            self._client_tasks.gone(client, now)
 
     # --- silence ---
 
@@ -343,7 +366,7 @@ class Sessions:
                         f"worker {peer.name} is lost; its {len(peer.tasks)} tasks are queued again",
                         now,
                     )
-                    self._scheduler.attempts.worker_lost(peer, "was lost", now)
+                    self._attempts.worker_lost(peer, "was lost", now)
                 elif isinstance(peer, ClientSession):
                     self._lose_client(peer, now)
                 continue
@@ -352,13 +375,13 @@ class Sessions:
                 self.give_up_untaken(peer, now)
             for envelope in peer.link.due(now):
                 self._out.add(Send(source, envelope))
-        for client in [c for c in self._scheduler.roster.clients.values() if not c.connected]:
+        for client in [c for c in self._roster.clients.values() if not c.connected]:
             self._lose_client(client, now)
 
     @property
     def need_sweeping(self) -> bool:
         """Whether a peer may need a message, or may be lost, even if no message arrives."""
-        return any(not client.connected for client in self._scheduler.roster.clients.values()) or any(
+        return any(not client.connected for client in self._roster.clients.values()) or any(
             peer.link.next_deadline() is not None for peer in self.peers.values()
         )
 
@@ -368,7 +391,7 @@ class Sessions:
             peer.link.stood_still(seconds, now)
             if peer.unreachable_since is not None:
                 peer.unreachable_since += seconds
-        for client in self._scheduler.roster.clients.values():
+        for client in self._roster.clients.values():
             if client.lost_at is not None:
                 client.lost_at += seconds
 
@@ -378,14 +401,14 @@ class Sessions:
 
     def check_invariants(self) -> None:
         held: Counter[str] = Counter()
-        for peer in (*self._scheduler.roster.workers.values(), *self._scheduler.roster.clients.values()):
+        for peer in (*self._roster.workers.values(), *self._roster.clients.values()):
             held[peer.who.key] += peer.link.early_bytes
         for key, budget in self._early_budgets.items():
             assert budget.held == held[key], f"{key}: {budget.held} bytes held back, of {held[key]}"
-        for worker in self._scheduler.roster.workers.values():
+        for worker in self._roster.workers.values():
             assert self.peers.get(worker.source) is worker
             assert is_bound(worker.id, worker.who.key), f"{worker.id} is another key's"
-        for client in self._scheduler.roster.clients.values():
+        for client in self._roster.clients.values():
             assert self.peers.get(client.source) is client or not client.connected
             if client.who.submits:
                 assert not client.connected or is_bound(client.id, client.who.key), (

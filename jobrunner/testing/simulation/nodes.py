@@ -254,7 +254,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         attempts = scheduler.attempts
         outcome, returned, goes_on = attempts.outcome, attempts.returned, attempts.goes_on
         reattach, worker_lost = attempts.reattach, attempts.worker_lost
-        client_gone, finish = scheduler.client_gone, scheduler.endings.finish
+        gone, finish = scheduler.client_tasks.gone, scheduler.endings.finish
 
         def watched_outcome(worker: WorkerSession, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
@@ -278,7 +278,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
                     self._detach(worker, [task])
 
         def watched_departure(client: ClientSession, now: float) -> None:
-            client_gone(client, now)
+            gone(client, now)
             self.world.truth.forgotten(client.id, set(scheduler.tasks))
 
         def watched_loss(worker: WorkerSession, reason: str, now: float) -> None:
@@ -300,7 +300,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             self.world.truth.returned(task)
             returned(worker, task, *rest, **options)
 
-        vars(scheduler).update(client_gone=watched_departure)
+        vars(scheduler.client_tasks).update(gone=watched_departure)
         vars(scheduler.endings).update(finish=watched_finish)
         vars(attempts).update(
             outcome=watched_outcome,
