@@ -23,7 +23,7 @@ from jobrunner.protocol.effects import Event, SubmitRequested
 from jobrunner.protocol.tuning import BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, task_id
-from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk, Kind
 from jobrunner.protocol.wire.payloads import Payload
 
 
@@ -66,7 +66,7 @@ class OutgoingCalls:
         self,
         prepared: Prepared,
         payload: Payload,
-        span: tuple[int, int] | None,
+        kind: Kind,
         options: m.TaskOptions,
         futures: Sequence[AnyFuture] = (),
     ) -> Future[Any]:
@@ -74,16 +74,16 @@ class OutgoingCalls:
         if futures:
             return self._send_dependent(prepared, payload, options, futures)
         if (
-            span is not None
+            isinstance(kind, Chunk)
             or type(payload) is not bytes
             or len(payload) > BUNDLE_SMALL_CALL
             or not bundles.permits(options)
         ):
-            return self._send_alone(prepared, payload, span, options)
+            return self._send_alone(prepared, payload, kind, options)
         definition, initializer = prepared.definition, prepared.initializer
         limit = self._limits.of(definition.key)
         if limit <= 1:
-            future = self._send_alone(prepared, payload, None, options)
+            future = self._send_alone(prepared, payload, SINGLE_CALL, options)
             if self._limits.is_new(definition.key):
                 # Let the I/O thread run, which would otherwise wait for milliseconds while a loop submits hundreds of
                 # calls: the sooner some have been made, the sooner it is known whether the rest can go in bundles.
@@ -117,7 +117,7 @@ class OutgoingCalls:
     ) -> Future[Any]:
         depends_on = self._dependency_results.add(futures, self.new_id)
         try:
-            return self._send_alone(prepared, payload, None, options, depends_on)
+            return self._send_alone(prepared, payload, SINGLE_CALL, options, depends_on)
         except BaseException:
             self._dependency_results.release(depends_on)  # a call that is refused keeps nothing
             raise
@@ -126,7 +126,7 @@ class OutgoingCalls:
         self,
         prepared: Prepared,
         payload: Payload,
-        span: tuple[int, int] | None,
+        kind: Kind,
         options: m.TaskOptions,
         depends_on: tuple[TaskId, ...] = (),
     ) -> Future[Any]:
@@ -141,7 +141,6 @@ class OutgoingCalls:
             self._number += 1
             task = task_id(self._client, self._number)
             future.bind(task, options.name or definition.name, self._home.cancel, self._home)
-            kind = SINGLE_CALL if span is None else Chunk(*span)
             body = m.CallBody(definition.key, payload, kind, options, prepared.keys[1], depth())
             spec = m.TaskSpec(task, body, depends_on)
             self._builder = None
@@ -149,7 +148,7 @@ class OutgoingCalls:
                 self._connection.first_call(self)
             try:
                 self._functions[prepared.keys] = prepared
-                self._pending.add(task, future, span is not None, depends_on)
+                self._pending.add(task, future, isinstance(kind, Chunk), depends_on)
                 self._tasks.append(spec)
             except BaseException:
                 self._never_sent(task)

@@ -17,20 +17,21 @@ from jobrunner.calls import serialization
 from jobrunner.errors import SerializationError
 from jobrunner.futures import Future
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk, Kind
 from jobrunner.protocol.wire.payloads import Payload, Store
 
 
 class Send(Protocol):
     """A function that gives a pickled call to its backend, and returns its Future.
 
-    `span` is the range of a chunk's elements, and None for a call. `futures` are the dependencies of the call.
+    `kind` is SINGLE_CALL or a Chunk. `futures` are the dependencies of the call.
     """
 
     def __call__(
         self,
         prepared: Prepared,
         payload: Payload,
-        span: tuple[int, int] | None,
+        kind: Kind,
         options: m.TaskOptions,
         futures: Sequence[AnyFuture] = (),
     ) -> Future[Any]: ...
@@ -75,7 +76,7 @@ class Submission:
             failed.name = options.name or prepared.dumped.name
             failed.set_exception(exc)
             return failed
-        return self._send(prepared, payload, None, options, futures)
+        return self._send(prepared, payload, SINGLE_CALL, options, futures)
 
     def pack(self, elements: Any) -> Payload | PackedElements:
         """See `Backend.pack`."""
@@ -91,4 +92,4 @@ class Submission:
     ) -> Future[Any]:
         """See `Backend.submit_chunk`."""
         prepared, payload = chunk(prepared, packed)
-        return self._send(prepared, payload, (start, stop), options)
+        return self._send(prepared, payload, Chunk(start, stop), options)

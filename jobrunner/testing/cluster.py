@@ -47,7 +47,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Chunk, Kind
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.script.calls import ready
 from jobrunner.testing.simulation.laws import Execution, Truth
@@ -265,7 +265,7 @@ class _Backend(Backend):
             failed: Future[Any] = Future()
             failed.set_exception(exc)
             return failed
-        return self._send(prepared, payload, None, options, self._ids_of(depends_on))
+        return self._send(prepared, payload, SINGLE_CALL, options, self._ids_of(depends_on))
 
     def _ids_of(self, futures: Sequence[AnyFuture]) -> tuple[TaskId, ...]:
         ids = []
@@ -294,13 +294,13 @@ class _Backend(Backend):
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared.for_map(), packed, (start, stop), options)
+        return self._send(prepared.for_map(), packed, Chunk(start, stop), options)
 
     def _send(
         self,
         prepared: Prepared,
         payload: Payload,
-        span: tuple[int, int] | None,
+        kind: Kind,
         options: m.TaskOptions,
         depends_on: tuple[TaskId, ...] = (),
     ) -> Future[Any]:
@@ -312,9 +312,8 @@ class _Backend(Backend):
         task = self._node.new_id()
         future.bind(task, options.name or prepared.definition.name, self._cancel)
         self.pending[task] = future
-        if span is not None:
+        if isinstance(kind, Chunk):
             self._chunks.add(task)
-        kind = SINGLE_CALL if span is None else Chunk(*span)
         body = m.CallBody(prepared.definition.key, payload, kind, options)
         spec = m.TaskSpec(task, body, depends_on)
         self._node.post(SubmitRequested([spec], list(prepared.definitions)))

@@ -25,6 +25,7 @@ from jobrunner.config import ClientConfig
 from jobrunner.errors import CrashLimitError, WorkerLostError
 from jobrunner.futures import resolve
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.testing.waiting import until
 
 
@@ -72,9 +73,9 @@ def test_a_chunk_that_dies_is_split_until_the_guilty_element_is_alone(make):
     died = []
 
     def fate(call):
-        if call.span is None or not call.span[0] <= 5 < call.span[1]:
+        if not isinstance(call.kind, Chunk) or not call.kind.start <= 5 < call.kind.stop:
             return None
-        died.append(call.span)
+        died.append(call.kind)
         return EngineError()
 
     results = make(fate=fate).map(abs, range(8), chunksize=8)

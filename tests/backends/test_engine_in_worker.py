@@ -85,10 +85,10 @@ def values(parts):
 def test_a_chunk_that_takes_long_gives_back_its_rest(monkeypatch):
     monkeypatch.setattr(engine_worker, "ENGINE_GIVE_BACK_AFTER", 0.0)
     arguments = chunk_of(range(6))
-    status, _, _, _, parts = run(head(zoo.echo, span=(2, 6)), arguments, [])
+    status, _, _, _, parts = run(head(zoo.echo, elements=(2, 6)), arguments, [])
     assert (status, values(parts)) == (OK, [2])
     monkeypatch.setattr(engine_worker, "ENGINE_GIVE_BACK_BYTES", 10)
-    _, _, _, _, parts = run(head(zoo.echo, span=(2, 6)), arguments, [])
+    _, _, _, _, parts = run(head(zoo.echo, elements=(2, 6)), arguments, [])
     assert values(parts) == [2, 3, 4, 5], "its arguments are too large to travel again and again"
 
 
@@ -96,7 +96,7 @@ def test_a_chunk_with_buffers_beside_it_is_run_to_its_end(monkeypatch):
     monkeypatch.setattr(engine_worker, "ENGINE_GIVE_BACK_AFTER", 0.0)
     arguments = chunk_of([numpy.zeros(100_000), numpy.ones(100_000)])
     assert len(arguments) > 1
-    status, _, _, _, parts = run(head(len, span=(0, 2)), arguments, [])
+    status, _, _, _, parts = run(head(len, elements=(0, 2)), arguments, [])
     assert (status, values(parts)) == (OK, [100_000, 100_000])
 
 

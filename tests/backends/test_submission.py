@@ -14,6 +14,7 @@ from jobrunner.calls import serialization
 from jobrunner.errors import SerializationError
 from jobrunner.futures import Future
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import SINGLE_CALL
 
 
 class Backend:
@@ -28,9 +29,9 @@ class Backend:
         if self.is_closed:
             raise RuntimeError("closed")
 
-    def send(self, prepared, payload, span, options, futures=()):
+    def send(self, prepared, payload, kind, options, futures=()):
         self.check_open()
-        self.sent.append((prepared, payload, span, options, list(futures)))
+        self.sent.append((prepared, payload, kind, options, list(futures)))
         return Future()
 
     def submit(self, fn, *args, options=m.DEFAULT_OPTIONS, **kwargs):
@@ -46,9 +47,9 @@ def test_arguments_are_sent_as_they_are_now(backend):
     argument = [1]
     assert not backend.submit(zoo.echo, argument).done()
     argument.append(2)
-    [(_, payload, span, options, futures)] = backend.sent
+    [(_, payload, kind, options, futures)] = backend.sent
     assert serialization.load_call(payload)[0] == ([1],)
-    assert (span, options, futures) == (None, m.DEFAULT_OPTIONS, [])
+    assert (kind, options, futures) == (SINGLE_CALL, m.DEFAULT_OPTIONS, [])
 
 
 def test_those_of_a_partial_come_first(backend):

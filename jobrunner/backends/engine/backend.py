@@ -41,6 +41,7 @@ from jobrunner.fixed.elements import ElementResults
 from jobrunner.futures import CancelWaits, Future
 from jobrunner.pickling.loading import Held
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.system import forks
 from jobrunner.system.atexit_hooks import finish_before_exit
@@ -171,7 +172,7 @@ class EngineBackend(Backend):
                 call.id,
                 call.future.name,
                 call.attempt,
-                call.span,
+                (call.kind.start, call.kind.stop) if isinstance(call.kind, Chunk) else None,
                 call.depth,
                 options.retry_on,
                 options.timeout,

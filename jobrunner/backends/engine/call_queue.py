@@ -18,6 +18,7 @@ from jobrunner.calls.serialization import DumpedFunction
 from jobrunner.futures import Future
 from jobrunner.protocol.tuning import ENGINE_NEWEST_WEIGHT, ENGINE_PREFETCH_LIMIT, ENGINE_PREFETCH_SECONDS
 from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.kinds import Kind
 from jobrunner.protocol.wire.messages import TaskOptions
 from jobrunner.protocol.wire.payloads import Payload
 
@@ -31,7 +32,7 @@ class Call:
     future: Future[Any]
     function: DumpedFunction
     payload: Payload
-    span: tuple[int, int] | None
+    kind: Kind
     options: TaskOptions
     depth: int
     depends_on: Sequence[AnyFuture] = ()
@@ -53,7 +54,7 @@ class Call:
 
     @property
     def elements(self) -> int:
-        return 1 if self.span is None else self.span[1] - self.span[0]
+        return self.kind.calls
 
 
 class Line:

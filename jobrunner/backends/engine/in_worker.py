@@ -80,7 +80,7 @@ class Head(NamedTuple):
     id: str
     name: str
     attempt: int
-    span: tuple[int, int] | None
+    elements: tuple[int, int] | None
     depth: int
     retry_on: bytes | None
     timeout: float | None
@@ -200,7 +200,7 @@ def _outcome(
                 _functions.initialize(head.initializer)
                 started = perf_counter()
             fn = _functions.get(head.function, None if head.initializer is None else head.initializer[0])
-            if head.span is None:
+            if head.elements is None:
                 args, kwargs = serialization.load_call(
                     unwrapped(parts), [unwrapped(value) for value in values]
                 )
@@ -211,13 +211,13 @@ def _outcome(
                 results = run_fixed(
                     fn,
                     load_elements(packed),
-                    *head.span,
+                    *head.elements,
                     head.retry_on,
                     lambda: stops.asked or stops.timed_out,
                     ENGINE_GIVE_BACK_AFTER if _bytes_of(parts) <= ENGINE_GIVE_BACK_BYTES else None,
                 )
         duration = perf_counter() - started
-        payload = serialization.dump_result(value, fn=fn) if head.span is None else results.dump()
+        payload = serialization.dump_result(value, fn=fn) if head.elements is None else results.dump()
         return OK, duration, {}, payload
     except BaseException as exc:
         duration = perf_counter() - started

@@ -17,6 +17,7 @@ from jobrunner.futures import Canceller, Future, resolve
 from jobrunner.nested.wait_hooks import depth
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, random_token, task_id
+from jobrunner.protocol.wire.kinds import Kind
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.script import per_thread as threads
 
@@ -50,7 +51,7 @@ class NewCalls:
         self,
         prepared: Prepared,
         payload: Payload,
-        span: tuple[int, int] | None,
+        kind: Kind,
         options: m.TaskOptions,
         futures: Sequence[AnyFuture] = (),
     ) -> Future[Any]:
@@ -62,7 +63,7 @@ class NewCalls:
             self._number += 1
             task = task_id(self._client, self._number)
             future.bind(task, options.name or function.name, self._cancel)
-            call = Call(task, self._number, future, function, payload, span, options, depth(), futures)
+            call = Call(task, self._number, future, function, payload, kind, options, depth(), futures)
             call.main = threads.entered()
             self._calls.add(call)
         if futures:

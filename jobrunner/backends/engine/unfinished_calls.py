@@ -6,6 +6,7 @@ from jobrunner.backends.engine.call_queue import Call
 from jobrunner.backends.pending_calls import PendingCalls
 from jobrunner.futures import CancelWaits, Future
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.kinds import Chunk
 from jobrunner.script import per_thread as threads
 
 
@@ -23,7 +24,7 @@ class UnfinishedCalls:
 
     def add(self, call: Call) -> None:
         self.by_id[call.id] = call
-        self._pending.add(call.id, call.future, call.span is not None, ())
+        self._pending.add(call.id, call.future, isinstance(call.kind, Chunk), ())
 
     def drop(self, id: str) -> Call | None:
         """Drop a call that was cancelled while it waited, and return it unless it is done."""
