@@ -270,6 +270,7 @@ SUITES: dict[str, str] = {
     "protocol/test_worker_owners.py": "the worker's core, about owners",
     "protocol/test_worker_retraction.py": "the worker's core, about what is taken back",
     "test_architecture.py": "who may import whom",
+    "test_owned_fields.py": "which class writes which field",
     "test_coverage_map.py": "this file",
     "test_docs.py": "README and docs",
     "test_docs_inside.py": "the docs of the inside",

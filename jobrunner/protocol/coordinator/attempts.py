@@ -164,7 +164,7 @@ class Attempts:
         record = self._tasks.get(task_id)
         if record is None or record.worker is not worker or record.state == CANCELLING:
             return
-        record.cancel_asked = False
+        record.keep()
         record.client.refused.append(task_id)
         self._roster.flush_later(record.client)
 
@@ -184,7 +184,7 @@ class Attempts:
         estimate = record.function.estimate
         record.estimate = estimate if estimate == UNKNOWN else estimate * record.elements
         self._tasks.move(record, ASSIGNED, now)
-        record.sent_in = 0
+        record.note_sent(0)
         worker.take(record)
 
     def _release(self, record: TaskRecord) -> None:
@@ -326,7 +326,7 @@ class Attempts:
         self._dispatcher.wake(worker)
         for record in worker.tasks.values():
             self._deadlocks.waits_no_more(record)  # its worker reports its wait again
-            record.sent_in = 0
+            record.note_sent(0)
         still_there = {(entry.id, entry.attempt) for entry in held}
         gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
         for record in reversed(gone):  # each goes to the head of the queue, so the order is reversed
@@ -401,6 +401,10 @@ class Attempts:
             self.started(held.worker, record.id, now)
         if held.wait is not None and record.state in ACTIVE:
             self._deadlocks.told(held.worker, held.wait)
+
+    def is_not_completed(self, record: TaskRecord, worker: WorkerSession) -> None:
+        """Take back that the worker has completed this task, because a part of it runs on there."""
+        worker.completed -= record.weight
 
     def goes_on(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
         """Continue with one call of a bundle that this worker has just split, or a part of a chunk, see `chunks`."""

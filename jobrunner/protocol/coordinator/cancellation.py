@@ -50,7 +50,7 @@ class Cancellation:
             assert record.worker is not None
             if record.cancel_asked and (record.state == CANCELLING or not running):
                 return  # the worker has been told, and is told again if it comes back without having done it
-            record.cancel_asked = True
+            record.ask_to_cancel()
             if running and record.state != CANCELLING:
                 self._tasks.move(record, CANCELLING, now)
             self._roster.cancel_at(record.worker, task_id, running=running)

@@ -6,7 +6,7 @@ from jobrunner.protocol.coordinator.accounts import Accounts
 from jobrunner.protocol.coordinator.cancellation import Cancellation
 from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.dispatcher import Dispatcher
-from jobrunner.protocol.coordinator.endings import Endings, drop_payload
+from jobrunner.protocol.coordinator.endings import Endings
 from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.peers import ClientSession
@@ -59,7 +59,7 @@ class ClientTasks:
         """Drop orphaned tasks of a client that has named all tasks that it waits for, because nobody wants them."""
         client = self._roster.clients.get(client_id)
         if client is not None:
-            client.resubmission_complete = True
+            client.complete_resubmission()
             if client.cancels:
                 self._roster.flush_later(client)
             wanted = {outcome.id for outcome in client.outcomes}
@@ -70,7 +70,7 @@ class ClientTasks:
                 if not self._orphans.named_later(task_id):
                     taken = client.take_done(task_id)
                     if taken is not None:
-                        drop_payload(taken)
+                        taken.drop_payload()
         for task_id in self._orphans.of_client(client_id):
             if not self._orphans.named_later(task_id):
                 self._orphans.drop(task_id)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from jobrunner.config import MAX_SLOTS
 from jobrunner.protocol.coordinator.admission import Admission
 from jobrunner.protocol.coordinator.offences import Offences
-from jobrunner.protocol.coordinator.outboxes import OUTPUT_WINDOW, Outboxes
+from jobrunner.protocol.coordinator.outboxes import Outboxes
 from jobrunner.protocol.coordinator.outgoing import Outgoing
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.coordinator.questions import Questions
@@ -46,7 +46,7 @@ from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.link import LATE
 from jobrunner.protocol.session import RETRY_LIMIT
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.batches import ENTRY_BYTES, of_value
+from jobrunner.protocol.wire.batches import of_value
 from jobrunner.protocol.wire.details import CUT_TEXT, passable
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.payloads import payload_size
@@ -289,7 +289,7 @@ class CoordinatorCore:
     def _on_query(self, client: ClientSession, message: m.Query, now: float) -> None:
         if self.admission.takes_no_answers(client, now):
             return
-        client.unacked_replies += 1
+        self._outboxes.will_reply(client)
         if not self._questions.ask(client, message):
             self.sessions.unexpected(client, "too many questions of its key wait; its session ends", now)
 
@@ -359,16 +359,10 @@ class CoordinatorCore:
             client = self.scheduler.ownership.client_with_task_at(worker, chunk.id)
             if client is None or not client.hello.show_output:
                 continue
-            room = OUTPUT_WINDOW - client.output_characters
-            if room > 0:
-                client.output.append(chunk._replace(text=chunk.text[:room]))
-                client.output_characters += len(chunk.text) + ENTRY_BYTES
-                self.scheduler.roster.flush_later(client)
+            self._outboxes.add_output(client, chunk)
 
     def _on_draining(self, worker: WorkerSession, message: m.Drain, now: float) -> None:
-        worker.draining = True
-        self.scheduler.roster.resize(worker, 0)
-        self.scheduler.roster.has_no_room(worker)
+        self.sessions.drain(worker)
         self._out.log_about(
             worker, "info", f"worker {worker.name} drains: {len(worker.tasks)} tasks with it", now
         )

@@ -36,6 +36,7 @@ from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_FRAMES
 from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of, short_id
+from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.payloads import buffer_count
 
 MAX_PIECES = MAX_FRAMES // 2
@@ -191,11 +192,13 @@ class Dependencies:
             self.unknown_calls.setdefault(bundle[0].id, {})[task_id] = None
         return self.results.look_for(task_id, now)
 
-    def bundle_came(self, bundle: TaskId) -> None:
-        """Note which calls of a new bundle somebody has asked for."""
-        unknown = self.results.unknown_tasks.calls_of(bundle)
-        if unknown:
-            self.unknown_calls[bundle] = dict.fromkeys(unknown)
+    def came(self, record: TaskRecord) -> None:
+        """Note who has asked for a new task, or for calls of a new bundle, before it was here."""
+        record.interest = self.results.unknown_tasks.take(record.id)
+        if isinstance(record.body.kind, Bundle):
+            unknown = self.results.unknown_tasks.calls_of(record.id)
+            if unknown:
+                self.unknown_calls[record.id] = dict.fromkeys(unknown)
 
     def _bundle_cancelled(self, client: ClientSession, outcome: m.Outcome, now: float) -> None:
         """Tell the end of calls of a cancelled bundle, because its client wants none of them any more."""
@@ -266,7 +269,7 @@ class Dependencies:
 
     def collect(self, record: TaskRecord, depends_on: tuple[TaskId, ...], now: float) -> None:
         """Collect the results on which a new task depends, as far as they are known."""
-        record.depends_on, record.dependency_results = depends_on, {}
+        record.need(depends_on)
         unknown = []
         for dependency in dict.fromkeys(depends_on):
             other = self._tasks.get(dependency)
@@ -304,7 +307,7 @@ class Dependencies:
     def recall(self, client: ClientSession, depends_on: list[TaskId]) -> None:
         for dependency in depends_on:
             self.results.unknown_tasks[dependency].asked[client.id] = None
-        client.result_requests += depends_on
+        client.result_requests.extend(depends_on)
         self._roster.flush_later(client)
 
     def are_found(self, record: TaskRecord) -> bool:
@@ -397,4 +400,4 @@ class Dependencies:
             elif count:
                 del self.journaled[dependency]
                 self._journal_gate.note_gone(dependency)
-        record.dependency_results = None
+        record.dependency_results = record.failed_dependency = None

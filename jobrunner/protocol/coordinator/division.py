@@ -148,7 +148,7 @@ class Division:
             self._roster.fence(worker, part_id(record.id, stop))
             self._endings.finish_cancelled(record, now)
             return
-        worker.completed -= record.weight  # the part counts when it ends
+        self._attempts.is_not_completed(record, worker)  # the part counts when it ends
         self._endings.leave_to_client(record, record.weight)
         function.users += 1  # so that the function is not dropped in between
         if initializer is not None:
@@ -166,8 +166,7 @@ class Division:
             client.unnamed[part.id] = False
         if present is not None and present.worker is worker:
             present.asked = present.attempt  # it has nothing more to give back
-            present.crashes = max(present.crashes, record.crashes)
-            present.history = record.history
+            present.continue_from(record)
 
 
 def is_strange(record: TaskRecord) -> bool:

@@ -17,33 +17,12 @@ from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, TaskRecord, TaskState
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.details import brief
 from jobrunner.protocol.wire.ids import TaskId, client_of, open_part
 from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.payloads import payload_size
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.dependencies import Dependencies
-
-
-def drop_payload(record: TaskRecord) -> None:
-    """Remove the result from the record, because nobody gets it from there any more; a brief description remains."""
-    outcome = record.outcome
-    if outcome is None:
-        return
-    detail = None if outcome.detail is None else brief(outcome.detail)
-    if outcome.payload or detail != outcome.detail:
-        record.outcome = outcome._replace(payload=b"", detail=detail)
-
-
-def drop_body(record: TaskRecord) -> None:
-    """Remove the body of an ended task, which no account counts any more and which may be megabytes."""
-    function, _, kind, options, initializer, depth = record.body
-    if options.retry_on or options.resources:
-        options = m.TaskOptions(options.name, options.priority, options.retries)
-        record.amounts = ()
-    record.body = m.CallBody(function, b"", kind, options, initializer, depth)
-    record.depends_on = record.requirements = ()
 
 
 class Endings:
@@ -83,20 +62,19 @@ class Endings:
         if excess:
             outcome, state = beyond_quota(record.id, excess)._replace(attempt=record.attempt), FAILED
         self._tasks.move(record, state, now)
-        record.outcome = outcome
+        record.finish(outcome)
         self._functions.release(record.function)
         if record.initializer is not None:
             self._functions.release(record.initializer)
         self._tasks.remove(record)
         client.remove_task(record)
-        record.failed_dependency = None  # it refers to the outcome of the dependency
         if self._roster.has_client(client):
             client.add_done(record)
             self.tell_client(client, outcome)
         else:
-            drop_payload(record)
+            record.drop_payload()
         self._remember(record, outcome, now)
-        drop_body(record)
+        record.drop_body()
 
     def _kept_excess(self, record: TaskRecord, outcome: m.Outcome, now: float) -> str:
         """Return why keeping that outcome is too much for its owner, or an empty string.
@@ -125,7 +103,7 @@ class Endings:
                 self._journal_gate.note_gone(record.id)
         if not account.clients:
             self._accounts.drop_idle(account)
-        interest, record.interest = record.interest, None
+        interest = record.take_interest()
         if interest is not None:
             self._dependencies.notify(interest, ended, now)
         if self._dependencies.unknown_calls:
@@ -187,12 +165,12 @@ class Endings:
             else:
                 record = client.take_done(outcome.id)
             if record is not None:
-                drop_payload(record)
+                record.drop_payload()
 
     def forget_untaken_outcomes(self, client: ClientSession) -> None:
         """Drop the outcomes that a client has not acknowledged and will not get any more."""
         for record in client.done.values():
-            drop_payload(record)
+            record.drop_payload()
         client.clear_done()
 
     def forget_outcome(self, task_id: TaskId) -> bool:

@@ -131,7 +131,7 @@ class MissingModules:
             self._sort_again(self._tasks_with(missing))
         else:
             for record in records:
-                record.requirements = self.requirements(record)
+                record.require(self.requirements(record))
         for task_id, attempt in reversed(list(returned)):
             self._attempts.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing))
         self._end_hopeless(self._tasks_with(news) if news else records, now)
@@ -154,7 +154,7 @@ class MissingModules:
             self._count()
             self._sort_again(self._tasks_with({name}))
         else:
-            record.requirements = self.requirements(record)
+            record.require(self.requirements(record))
             if record.state == QUEUED:
                 self._dispatcher.queue.push(record, front=True)
         self._end_hopeless(self._tasks_with({name}) if news else [record], now)
@@ -250,7 +250,7 @@ class MissingModules:
         for record in records:
             requirements = self.requirements(record)
             if requirements != record.requirements:
-                record.requirements = requirements
+                record.require(requirements)
                 if record.state == QUEUED:
                     self._dispatcher.queue.push(record)
 

@@ -14,6 +14,7 @@ from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import (
+    ENTRY_BYTES,
     batches,
     of_call,
     of_definition,
@@ -142,7 +143,7 @@ class Outboxes:
         functions: list[m.FunctionDef] = []
         number = worker.link.next_number
         for record in records:
-            record.sent_in = number
+            record.note_sent(number)
             for entry in (record.function, record.initializer):
                 if entry is not None and worker.id not in entry.known_by:
                     functions += entry.untold(worker.id)
@@ -155,6 +156,18 @@ class Outboxes:
             tasks.append(m.Assignment(record.id, record.attempt, record.body, values, record.unbegun))
         size += sum([payload_size(definition.blob) for definition in functions])
         self._out.send(worker, m.Assign(tasks, functions, owner), now, size)
+
+    def add_output(self, client: ClientSession, chunk: m.OutputChunk) -> None:
+        """Pass on what a task has printed, as far as there is room in this turn."""
+        room = OUTPUT_WINDOW - client.output_characters
+        if room > 0:
+            client.output.append(chunk._replace(text=chunk.text[:room]))
+            client.output_characters += len(chunk.text) + ENTRY_BYTES
+            self._roster.flush_later(client)
+
+    def will_reply(self, client: ClientSession) -> None:
+        """Count an answer that the client is to acknowledge."""
+        client.unacked_replies += 1
 
     def announce_capacity(self, now: float) -> None:
         if not self._roster.take_resized():

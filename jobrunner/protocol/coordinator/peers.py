@@ -111,7 +111,13 @@ class ClientSession(Peer):
     )
 
     def __init__(
-        self, hello: ClientHello, source: Source, link: Link, account: Account, who: Principal = ANYONE
+        self,
+        hello: ClientHello,
+        source: Source,
+        link: Link,
+        account: Account,
+        who: Principal = ANYONE,
+        lost_at: float | None = None,
     ) -> None:
         super().__init__(source, link, who)
         self.id: ClientId = hello.client
@@ -129,7 +135,7 @@ class ClientSession(Peer):
         """True in the client's first session here, when it may name calls that only another coordinator knew."""
         self.resubmission_complete = False
         """True if the client has named, in this session, all tasks that it still waits for."""
-        self.lost_at: float | None = None
+        self.lost_at = lost_at
         """The time when the client was found to be gone; its tasks end after a grace period."""
         self.outcomes: list[Outcome] = []
         self.resent: set[TaskId] = set()
@@ -164,6 +170,24 @@ class ClientSession(Peer):
         self.unnamed: dict[TaskId, bool] = {}
         """The parts of the client's chunks that it has not named since their division, and whether it has acknowledged
         their outcomes. The message that names one may be late, and would otherwise be taken for a new task."""
+
+    def begin_session(self) -> None:
+        """Forget what counts in one session only."""
+        self.lost_at = None
+        self.resubmission_complete = False
+        self.unacked_replies = 0
+        self.untaken_slots = 0
+        self.outcomes.clear()
+        self.resent.clear()
+        self.result_requests.clear()
+        self.awaiting_resubmission.clear()
+        self.forget_unnamed()
+        self.accepted.clear()
+        self.needs_told.clear()
+
+    def complete_resubmission(self) -> None:
+        """Note that it has named, in this session, all tasks that it still waits for."""
+        self.resubmission_complete = True
 
     def refer(self, function: FunctionKey, here: FunctionKey) -> None:
         """Note that the client may name that function from now on."""

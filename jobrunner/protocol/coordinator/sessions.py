@@ -192,17 +192,7 @@ class Sessions:
             client.is_new = not client.connected  # otherwise it is known only from the journal
             self._move_peer(client, source, link, who)
             client.hello = hello
-            client.lost_at = None
-            client.resubmission_complete = False
-            client.unacked_replies = 0
-            client.untaken_slots = 0
-            client.outcomes.clear()
-            client.resent.clear()
-            client.result_requests.clear()
-            client.awaiting_resubmission.clear()
-            client.forget_unnamed()
-            client.accepted.clear()
-            client.needs_told.clear()
+            client.begin_session()
             for key in client.take_function_refs():
                 self._functions.drop_ref(key)
             self._dispatcher.queue.resume(client.id)
@@ -270,6 +260,12 @@ class Sessions:
             self._attempts.worker_lost(peer, how, now)
         elif isinstance(peer, ClientSession):
             self._client_tasks.gone(peer, now)
+
+    def drain(self, worker: WorkerSession) -> None:
+        """Give a worker no further tasks, because it is to leave."""
+        worker.draining = True
+        self._roster.resize(worker, 0)
+        self._roster.has_no_room(worker)
 
     def heard(self, peer: Peer) -> None:
         peer.unreachable_since = None

@@ -33,7 +33,6 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.details import passable
 from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of
-from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.principals import ANYONE, CLIENT, Principal
 
 
@@ -111,7 +110,7 @@ class Submission:
         client.account.add_call(size, resources)
         record = TaskRecord(spec.id, client, body, function, initializer, now)
         if self._missing_modules.contested_modules:
-            record.requirements = self._missing_modules.requirements(record)
+            record.require(self._missing_modules.requirements(record))
         function.users += 1
         if initializer is not None:
             initializer.users += 1
@@ -123,9 +122,7 @@ class Submission:
             if client.who.key:
                 self._journal_gate.note_owner(client.id, written_owner(client))
         if self._results.unknown_tasks:
-            record.interest = self._results.unknown_tasks.take(spec.id)
-            if isinstance(body.kind, Bundle):
-                self._dependencies.bundle_came(spec.id)
+            self._dependencies.came(record)
         if spec.depends_on:
             self._dependencies.collect(record, spec.depends_on, now)
         if options.detach:
@@ -194,7 +191,7 @@ class Submission:
         record.client.remove_task(record)
         client.add_task(record)
         record.client = client
-        record.cancel_asked = False
+        record.keep()
 
     def _refusal(
         self, spec: m.TaskSpec, function: FunctionEntry, initializer: FunctionEntry | None, now: float
@@ -239,7 +236,7 @@ class Submission:
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
                 # It was not accepted, so nobody may rely on its outcome, and the journal has nothing to drop.
-                record.body = record.body._replace(options=record.body.options._replace(detach=False))
+                record.keep_no_outcome()
                 self._endings.finish(record, outcome, FAILED, now)
                 self._journal_gate.note_nothing_of(task_id)
 
@@ -267,13 +264,10 @@ class Submission:
             record = self._tasks.get(spec.id)
             if record is None:
                 continue  # its dependency did not succeed
-            record.attempt, record.failures, record.crashes, _, record.unbegun = progress
-            record.history = list(progress.history) or None
+            record.restore(progress, once=spec.body.options.at_most_once)
             if spec.body.options.at_most_once and record.timer:
                 reason = WaitReason.MAY_HAVE_RUN if record.begun else WaitReason.REATTACHMENT
                 record.wait_for(reason, record.timer)
-            # This was written when that attempt had ended; only for at-most-once calls is it written when they begin.
-            record.ended = 0 if spec.body.options.at_most_once else progress.attempt
         self._journal_gate.restored()
 
     def _absent(self, client_id: ClientId, key: str, owner: str, now: float) -> ClientSession:
@@ -281,7 +275,6 @@ class Submission:
         hello = m.ClientHello(client_id, "", "", "unknown, since the coordinator was started again", 0, 0.0)
         who = Principal(key, "", CLIENT) if key else ANYONE
         account = self._accounts.open(client_id, who, owner)
-        client = ClientSession(hello, b"", Link("", now, 0.0), account, who)
-        client.lost_at = now
+        client = ClientSession(hello, b"", Link("", now, 0.0), account, who, lost_at=now)
         self._roster.add_client(client)
         return client

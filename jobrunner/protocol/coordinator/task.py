@@ -11,6 +11,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from jobrunner.protocol.coordinator.resources import Requirements, requirements_of
+from jobrunner.protocol.journal_records import Progress
+from jobrunner.protocol.wire.details import brief
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.messages import CallBody, Outcome, TaskOptions, Wait
@@ -261,6 +263,68 @@ class TaskRecord:
         """Note that the present attempt has ended without having begun anywhere."""
         self.ended = self.attempt
         self.unbegun += 1
+
+    def restore(self, progress: Progress, *, once: bool) -> None:
+        """Continue the counts of an earlier coordinator; `once`: it runs at most once.
+
+        A journal has the attempts of other tasks when they have ended, and those of such a task when they begin.
+        """
+        self.attempt, self.failures, self.crashes, _, self.unbegun = progress
+        self.history = list(progress.history) or None
+        self.ended = 0 if once else progress.attempt
+
+    def continue_from(self, chunk: TaskRecord) -> None:
+        """Continue the counts of a chunk of which this task is the part that runs on."""
+        self.crashes = max(self.crashes, chunk.crashes)
+        self.history = chunk.history
+
+    def ask_to_cancel(self) -> None:
+        self.cancel_asked = True
+
+    def keep(self) -> None:
+        """Withdraw the wish to cancel it."""
+        self.cancel_asked = False
+
+    def require(self, requirements: Requirements) -> None:
+        self.requirements = requirements
+
+    def need(self, depends_on: tuple[TaskId, ...]) -> None:
+        """Note the tasks whose results it needs, none of which is known yet."""
+        self.depends_on, self.dependency_results = depends_on, {}
+
+    def note_sent(self, number: int) -> None:
+        """Note the number of the message with its present attempt; 0: it is in none of this session."""
+        self.sent_in = number
+
+    def keep_no_outcome(self) -> None:
+        """Take a detached task for one that is not, because it was not accepted."""
+        self.body = self.body._replace(options=self.body.options._replace(detach=False))
+
+    def take_interest(self) -> Interest | None:
+        """Remove and return those who want to know how it ends."""
+        interest, self.interest = self.interest, None
+        return interest
+
+    def finish(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def drop_payload(self) -> None:
+        """Remove the result, because nobody gets it from here any more; a brief description remains."""
+        outcome = self.outcome
+        if outcome is None:
+            return
+        detail = None if outcome.detail is None else brief(outcome.detail)
+        if outcome.payload or detail != outcome.detail:
+            self.outcome = outcome._replace(payload=b"", detail=detail)
+
+    def drop_body(self) -> None:
+        """Remove the body of an ended task, which no account counts any more and which may be megabytes."""
+        function, _, kind, options, initializer, depth = self.body
+        if options.retry_on or options.resources:
+            options = TaskOptions(options.name, options.priority, options.retries)
+            self.amounts = ()
+        self.body = CallBody(function, b"", kind, options, initializer, depth)
+        self.depends_on = self.requirements = ()
 
     @property
     def size(self) -> int:

@@ -105,6 +105,14 @@ class WorkerTask:
     def id(self) -> TaskId:
         return self.assignment.id
 
+    def enter(self, slot: Slot, number: int) -> None:
+        """Note that it is in that slot, as its task with this number."""
+        self.slot, self.number = slot, number
+        self.announced = False
+
+    def leave_slot(self) -> None:
+        self.slot = None
+
     @property
     def begun_before(self) -> bool:
         """Whether an earlier attempt has begun, so that this one may end as that did: with its process."""
@@ -230,9 +238,7 @@ class Slot:
             self.owner, self.owned_since = task.owner, now
         self.sent += 1
         self.calls_left -= task.elements
-        task.number = self.sent
-        task.slot = self
-        task.announced = False
+        task.enter(self, self.sent)
         if not self.queue:
             self.progress = now
         self.queue[task.number] = task
@@ -256,7 +262,7 @@ class Slot:
     def take(self, number: int) -> WorkerTask | None:
         task = self.queue.pop(number, None)
         if task is not None:
-            task.slot = None
+            task.leave_slot()
             self.seconds = self.seconds - task.estimate if self.queue else 0.0
         return task
 
