@@ -38,7 +38,7 @@ class Send(Protocol):
 
 
 class Submission:
-    """The way of calls and chunks to `send`.
+    """Pickles calls, packs chunks, and gives them to `send`.
 
     `check_open` raises if no call is accepted any more. `store` takes large arguments that need not be sent.
     """

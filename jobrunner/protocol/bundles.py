@@ -63,11 +63,13 @@ _LONGEST_INDEX = len(str(MAX_INTEGER))  # an element of a chunk may be named, to
 
 def permits(options: TaskOptions) -> bool:
     """Return whether calls with these options may be bundled, because no option concerns a single task."""
-    return options[2:] == _PLAIN
+    return options[_SHARED:] == _PLAIN
 
 
-_PLAIN = TaskOptions()[2:]
-"""The default options without name and priority."""
+_SHARED = 2
+"""The number of the first options, name and priority, which the calls of a bundle share."""
+_PLAIN = TaskOptions()[_SHARED:]
+"""The defaults of the other options; a call with another value travels alone."""
 
 
 def limit(seconds: float) -> int:

@@ -142,3 +142,9 @@ def test_large_payloads_are_frames_in_the_order_of_the_header():
     assert frames[1:] == [*LARGE, bytes(INLINE_LIMIT + 1), *LARGE]
     frames = encode(m.Envelope("s", 5, 4, next(x for x in MESSAGES if isinstance(x, m.Assign))))
     assert frames[1:] == [*LARGE, *LARGE]
+
+
+if __name__ == "__main__":  # what stands in HEADERS above, for a new version
+    for message in MESSAGES:
+        header = encode(m.Envelope("s", 5, 4, message))[0].hex()
+        print("\n    ".join(header[start : start + 110] for start in range(0, len(header), 110)))

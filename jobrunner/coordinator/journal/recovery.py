@@ -20,12 +20,12 @@ from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.payloads import Payload
 
-FORMAT = 6
+FORMAT = 7
 OLDEST_FORMAT = 3
 """The oldest format that can be read.
 
 It has no files for large payloads; up to 4, parts of functions are bytes; up to 5, the number of attempts that never
-began is missing.
+began is missing; up to 6, the kind of a single call is None, and that of a bundle an integer.
 """
 CHAINED_FORMAT = 6
 """The first format with a mark, and with checksums of rows that cover more than their bytes, see `rows`."""

@@ -22,12 +22,14 @@ from jobrunner.protocol.wire.codec_functions import value_functions
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk, Kind
 from jobrunner.protocol.wire.messages import (
+    DEFAULT_OPTIONS,
     CallBody,
     FunctionDef,
     FunctionKey,
     Options,
     Outcome,
     Status,
+    TaskOptions,
     TaskSpec,
 )
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
@@ -221,8 +223,16 @@ def read_task(
     depth: int,
     depends_on: tuple[TaskId, ...],
 ) -> TaskSpec:
-    body = CallBody(function, payload, read_kind(kind), READ_OPTIONS(options), initializer, depth)
+    body = CallBody(function, payload, read_kind(kind), read_options(options), initializer, depth)
     return TaskSpec(task_id, body, depends_on)
+
+
+def read_options(written: Any) -> TaskOptions:
+    """Return the options of a task; those that were added since the journal was written have their defaults."""
+    if written is not None:
+        written = (*written, *DEFAULT_OPTIONS[len(written) :])
+    options: TaskOptions = READ_OPTIONS(written)
+    return options
 
 
 def read_kind(written: Any) -> Kind:

@@ -359,7 +359,7 @@ class Sessions:
                     self._out.log_about(
                         peer,
                         "warning",
-                        f"worker {peer.name} is lost; its {len(peer.tasks)} tasks are queued again",
+                        f"worker {peer.name} is lost; its {len(peer.tasks)} tasks run again or end",
                         now,
                     )
                     self._attempts.worker_lost(peer, "was lost", now)

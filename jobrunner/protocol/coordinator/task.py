@@ -208,6 +208,7 @@ class TaskRecord:
         self.initializer = initializer
         self.state: TaskState = QUEUED
         self.worker: WorkerSession | None = None
+        """The worker of the last assignment, which has the task only in one of the states ACTIVE."""
         self.attempt = 0
         """The number of the last assignment; a worker's report counts only for the present one."""
         self.sent_in = 0

@@ -11,7 +11,7 @@ A message is a plain record; `codec` turns it into frames and back. Senders, rec
     beside these                Heartbeat (anyone), Reset and Refused (coordinator), Join and its answer Joined
 
 Messages and entries are declared only here. The code that packs, unpacks and checks them is derived from their fields,
-in their order, and from the types and limits of the fields (see `checks`). A new field is therefore one line here, and
+in their order, and from the types and limits of the fields (see `checks`). A new field is one line here, and
 raises `codec.VERSION`. A new message is a class, and a place at the end of `Message`.
 
 A payload is opaque to all parts that route it. A small payload is `bytes` and travels inside the message. A large one

@@ -648,3 +648,11 @@ def test_the_kind_of_a_task_as_earlier_versions_wrote_it(written, kind):
     entry[2] = [(*fields[:3], written, *fields[4:])]
     (task,) = load_entry(msgpack.packb(entry), 0.0).accepted
     assert task == spec(1)._replace(body=spec(1).body._replace(kind=kind))
+
+
+def test_options_that_a_journal_does_not_know_yet_have_their_defaults():
+    entry = list(msgpack.unpackb(dump_entry(accept(spec(1, priority=3, detach=True)), 0.0), use_list=False))
+    (fields,) = entry[2]
+    entry[2] = [(*fields[:4], fields[4][:2], *fields[5:])]
+    (task,) = load_entry(msgpack.packb(entry), 0.0).accepted
+    assert task == spec(1, priority=3)
