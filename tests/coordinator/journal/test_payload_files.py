@@ -326,12 +326,13 @@ def of_an_earlier_format(path, before, entries):
     database.execute(f"PRAGMA application_id={APPLICATION_ID}")
     database.execute("CREATE TABLE entries (seq INTEGER PRIMARY KEY, crc INTEGER, data BLOB)")
     for entry in entries:
-        # A definition had no parts at first, and attempts that never began counted.
+        # A definition had no parts at first, attempts that never began counted, and a single call had no kind.
         written, functions, accepted, progress, *rest = msgpack.unpackb(
             dump_entry(entry, 0.0), use_list=False
         )
         functions = [definition[: 6 if before < 5 else 8] for definition in functions]
         progress = [(task_id, counts[:4]) for task_id, counts in progress]
+        accepted = [(*call[:3], None, *call[4:]) for call in accepted]
         data = msgpack.packb((written, functions, accepted, progress, *rest))
         database.execute("INSERT INTO entries (crc, data) VALUES (?, ?)", (zlib.crc32(data), data))
     database.close()
@@ -358,7 +359,7 @@ def test_a_journal_of_an_earlier_format_is_read(path, before):
     assert journal.restored().functions == {FUNCTION.key: FUNCTION}
     journal.write(accept("c-3", b"later"))
     journal.close()
-    assert version_of(path) == 6
+    assert version_of(path) == 7
     journal = Journal(path)
     assert payloads(journal) == {"c-1": b"small", "c-3": b"later"}
     assert journal.restored().functions == {FUNCTION.key: FUNCTION}

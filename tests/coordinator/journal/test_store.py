@@ -363,11 +363,11 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
         (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of another program"),
         (
             lambda p: foreign(p, "PRAGMA user_version=2"),
-            "has format 2, and this version of jobrunner reads format 6",
+            "has format 2, and this version of jobrunner reads format 7",
         ),
         (
             lambda p: foreign(p, "PRAGMA user_version=99"),
-            "has format 99, and this version of jobrunner reads format 6",
+            "has format 99, and this version of jobrunner reads format 7",
         ),
     ],
 )
