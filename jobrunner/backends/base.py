@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jobrunner.calls.serialization import (
-    function_name as function_name,  # what a call is named, for the front too
+    function_name as function_name,  # the front uses this name, too
 )
 from jobrunner.config import ClientConfig
 from jobrunner.errors import ConfigTypeError, NotSupportedError
@@ -60,7 +60,7 @@ class BackendSettings:
     """The start method that calls find in multiprocessing on this host; None means that of this program."""
 
     def refuse_unknown(self, backend: str, *known: str) -> None:
-        """For backends: raise ConfigTypeError for a keyword argument that is not in `known`."""
+        """Raise ConfigTypeError for a keyword argument that is not in `known`; backends call this."""
         for name in self.extra:
             if name not in known:
                 everywhere = (
@@ -159,7 +159,7 @@ class Backend(ABC):
         return "copies" in self.capabilities
 
     def held(self, prepared: Any) -> Held | None:
-        """The called object, if it is unpickled anew for each call; else None.
+        """Return the called object if it is unpickled anew for each call, or None.
 
         Elements of a `map` may share objects with it, so `run_fixed` is then given a FreshCall.
         """
