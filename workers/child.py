@@ -122,8 +122,8 @@ class Slot:
         """
         self._last_hold = os.dup(self.data.fileno())
         self.runner.flush()
-        # What lies about in cycles is finalized now. What is in use then goes with the modules that hold it, and the
-        # rest with the process: to look through all of it again and again takes most of the time of an end.
+        # Objects in unreachable cycles are finalized now. All other objects end with their modules or with the process.
+        # Without the freeze, repeated collections of all objects would take most of the time of the end.
         gc.collect()
         gc.freeze()
 
@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> None:
         settling.has_started()
         settling.settle()
         settling.take_limit()
-        # The worker's thread may have blocked signals, and that is inherited.
+        # The worker's thread may have blocked signals, and this process inherits its mask.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         lifeline = out_of_the_way(lifeline)
         tie_group_to(lifeline)

@@ -128,7 +128,7 @@ class CrashBoard:
             return False
         self._memory[_FIELDS_BYTES + used : _FIELDS_BYTES + end] = entry
         fields[USED] = end
-        fields[COUNT] += 1  # last: from here on it counts, should this process die
+        fields[COUNT] += 1  # this comes last, because from here on the entry counts even if this process dies
         return True
 
     def outbox(self) -> bytes:
@@ -139,7 +139,7 @@ class CrashBoard:
         """Note that this number of entries, which are all entries of the outbox, have been sent."""
         self.fields[COUNT] = 0
         self.fields[USED] = 0
-        self.note_sent(count)  # last: until then the worker sees that it has heard more than was sent
+        self.note_sent(count)  # last; until then the worker sees that it has received more than was sent
 
     def note_sent(self, count: int) -> None:
         self.fields[SENT] += count
@@ -181,7 +181,7 @@ def mapped_without_descriptor(fd: int, size: int) -> tuple[memoryview, Callable[
     if sys.version_info >= (3, 13):
         memory = mmap.mmap(fd, size, trackfd=False)
         return memoryview(memory), memory.close
-    import ctypes  # here: slots, which start fast, do without
+    import ctypes  # imported here, because slots do not need it and must start fast
 
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p

@@ -80,7 +80,7 @@ def decided(fields: Fields) -> Decision | None:
         sleep(WAIT)
     if fields[GATE] == OPEN:
         return None
-    sleep(SETTLE)  # by then, everything that was written before is visible
+    sleep(SETTLE)  # after this, all earlier writes of the worker are visible
     return Decision(fields[KEPT], fields[KEPT_ELEMENT], fields[UNTIL])
 
 
