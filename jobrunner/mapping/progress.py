@@ -154,7 +154,7 @@ class Progress:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     unfinished = self.taken - self.done
-                    raise wait_timeout(f"{unfinished} of {self.taken} calls of map did not finish in time")
+                    raise wait_timeout(f"{unfinished} of {self.taken} calls of map are not done in time")
                 self._arrived.wait(remaining)
 
     def drop_results(self) -> None:

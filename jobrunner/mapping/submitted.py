@@ -119,7 +119,7 @@ class SubmittedMap:
             late = True
         if late:  # raised outside of the except clause, so that it has no context
             unfinished = self.taken - self.done
-            raise wait_timeout(f"{unfinished} of {self.taken} calls of map did not finish in time")
+            raise wait_timeout(f"{unfinished} of {self.taken} calls of map are not done in time")
         return value if isinstance(value, ElementResults) and self._chunksize > 1 else ElementResults([value])
 
     def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:
