@@ -1,10 +1,10 @@
-"""Memory that a slot shares with its worker, for what the worker must know after the slot has died.
+"""Memory that a slot shares with its worker, for all that the worker must know after the slot has died.
 
-The slot writes here what it is doing before it does it, and collects its small outcomes and prints here
-(the outbox) before it sends them. So when its process dies, at whatever point, the worker still learns which
-task and which element of a chunk was running, and loses neither a finished outcome nor a printed line. The same
-goes for a slot that lives, and whose code keeps every other thread of it from running; `gate` says how the worker
-takes tasks back from such a one.
+The slot notes each step here before it performs the step, and collects its small outcomes and prints here (the outbox)
+before it sends them. So when its process dies, at any point, the worker still learns which task and which element of a
+chunk was running, and loses neither a finished outcome nor a printed line. The worker can also read the memory of a
+living slot whose code prevents all its other threads from running; `gate` describes how the worker takes back tasks
+from such a slot.
 
     i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none,
                                                   | -2 in the initializer

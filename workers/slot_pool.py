@@ -4,8 +4,8 @@
     run, recall, interrupt, signal ---- data, control --->  main thread, control thread
     poll <-------- data, pipes of descriptors 1 and 2, exit ---
 
-A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a
-slot is replaced is up to its owner (a worker's core). It does what it is told, and says what has happened.
+A SlotPool has no thread of its own and makes no decisions. Its owner (a worker's core) decides which task goes to which
+slot, which task runs again, and when a slot is replaced. The pool obeys, and reports events.
 """
 
 from __future__ import annotations
