@@ -1,7 +1,7 @@
 """Futures among the arguments of a call, which are found and replaced by their results.
 
-They are looked for in the arguments themselves and in lists, tuples and dicts (of exactly these types) inside them, at
-any depth. A Future anywhere else, such as in an object of your own class, is an ordinary argument.
+The search covers the arguments themselves and lists, tuples and dicts (of exactly these types) inside them, at any
+depth. A Future anywhere else, such as in an object of a user's class, is an ordinary argument.
 """
 
 from __future__ import annotations
