@@ -39,9 +39,6 @@ MODULES = [
     if not any((ROOT / parent).is_symlink() for parent in path.relative_to(ROOT).parents)
 ]
 
-OLD_STYLE = ("jobrunner/backends/", "jobrunner/protocol/client/")
-"""Folders with docstrings that may still be elliptic; a folder leaves this list when all of them are rewritten."""
-
 SHORT_HELP = 60
 """Maximum number of characters of a command's first sentence, because the list of commands cuts off longer ones."""
 
@@ -128,7 +125,7 @@ def _is_attribute(function: ast.FunctionDef) -> bool:
     return any(name.rpartition(".")[2] in ("property", "fixture") for name in decorators)
 
 
-@pytest.mark.parametrize("module", [each for each in MODULES if not each.startswith(OLD_STYLE)])
+@pytest.mark.parametrize("module", MODULES)
 def test_docstrings_inside_stand_alone(module: str) -> None:
     assert not list(elliptic(ROOT / module))
 

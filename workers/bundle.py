@@ -78,7 +78,7 @@ class Bundle:
             while self.calls:
                 try:
                     self.calls.pop()
-                except IndexError:  # the main thread took the last one
+                except IndexError:  # the main thread took the last call
                     break
                 left += 1
             self._was_split = True

@@ -79,7 +79,7 @@ class Reader:
         self._descriptors: deque[Descriptor] = deque()
         self._part = b""
         self._need = PREFIX.size
-        self._header_bytes = -1  # not known yet
+        self._header_bytes = -1  # the size is not known yet
         self._header: bytes | None = None
         self._sizes: tuple[int, ...] = ()
         self._buffers: list[Received] = []
@@ -160,7 +160,7 @@ class Unsent:
 
     def __init__(self) -> None:
         self._pieces: deque[memoryview] = deque()
-        self._taken = 0  # pieces, ever, from the front
+        self._taken = 0  # the number of pieces that were ever removed from the front
         self._shared: deque[tuple[int, list[SharedPayload]]] = deque()
         """The payloads whose descriptors are sent with a piece, with the number of pieces before it."""
 
@@ -239,7 +239,7 @@ class BlockingChannel:
         """Wait for the next message and return it; return None if the other end has closed."""
         try:
             return self._reader.read()
-        except ConnectionResetError:  # it closed without reading what we sent
+        except ConnectionResetError:  # the other end closed without reading all data
             return None
 
 
@@ -307,7 +307,7 @@ class BufferedChannel:
             except BlockingIOError:
                 break
             except ChannelError:
-                self.closed = True  # nothing that follows can be understood
+                self.closed = True  # the data after an invalid message has no known beginning
                 raise
             except OSError:
                 message = None

@@ -1,20 +1,20 @@
-"""A slot's main: the process that runs tasks, one at a time, and survives whatever they raise.
+"""The main module of a slot, a process that runs tasks one at a time, and survives all exceptions that they raise.
 
-Two threads. The main thread runs tasks (`task_runner`); it reads the data socket (`task_inbox`) when its own queue is
-empty. The control thread (`control_thread`) waits on the control socket: it gives tasks back that have not started,
-interrupts the one that runs, sends what has waited too long in the outbox, and ends the process when the worker is
-gone.
+The process has two threads. The main thread runs tasks (`task_runner`), and reads the data socket (`task_inbox`) when
+its own queue is empty. The control thread (`control_thread`) waits on the control socket. It gives back tasks that have
+not started, interrupts the running task, sends entries that have waited too long in the outbox, and ends the process
+when the worker is gone.
 
-The program's `__main__` is never imported here, so a script without `if __name__ == "__main__"` works.
-Imports are few, for a slot must start fast: nothing here needs zmq, asyncio, typer or logging.
+The program's `__main__` is never imported here, so a script without `if __name__ == "__main__"` works. Imports are few,
+because a slot must start fast: nothing here needs zmq, asyncio, typer or logging.
 
-Started by `pool` as
+A worker starts the process (`slot_process`) with the command
 
     python -c BOOT DATA CONTROL BOARD LIFELINE NUMBER PARENT COUNT [sys.argv ...] [sys.path ...]
 
-with four inherited descriptors, the slot's number, the worker's process id, and the length of sys.argv. It is BOOT and
-not `-m` so that the program's sys.path holds before the first import, and so that `__main__` is a module where no class
-of a user can collide with one of ours.
+with four inherited descriptors, the slot's number, the worker's process id, and the length of sys.argv. BOOT is used
+instead of `-m` so that the program's sys.path is set before the first import, and so that classes of the user cannot
+collide with classes of this module in `__main__`.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Slot:
         """
         self._last_hold = os.dup(self.data.fileno())
         self.runner.flush()
-        # What lies about in cycles is finalized now. What is in use then goes with the modules that hold it, and the
-        # rest with the process: to look through all of it again and again takes most of the time of an end.
+        # Objects in unreachable cycles are finalized now. All other objects end with their modules or with the process.
+        # Without the freeze, repeated collections of all objects would take most of the time of the end.
         gc.collect()
         gc.freeze()
 
@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> None:
         settling.has_started()
         settling.settle()
         settling.take_limit()
-        # The worker's thread may have blocked signals, and that is inherited.
+        # The worker's thread may have blocked signals, and this process inherits its mask.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         lifeline = out_of_the_way(lifeline)
         tie_group_to(lifeline)

@@ -53,7 +53,7 @@ class Chunk:
             if self._closed or keep >= self._count:
                 return False
             del self._elements[keep:]
-            # From here on the main thread can take none of those; until then it may have taken some.
+            # From here on the main thread cannot take these elements, but it may have taken some of them before.
             keep = max(self._taken(), keep)
             if keep < self._count:
                 self._closed, self._count = True, keep
@@ -84,5 +84,5 @@ class Chunk:
         state = self._left.__reduce__()
         if len(state) > 2:
             return int(state[2])
-        # It has come to the end of the list; then the last one that it took has been noted.
+        # The iterator is at the end of the list, so the last element that was taken has been noted.
         return self._fields[ELEMENT] - self._start + 1

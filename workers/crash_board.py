@@ -1,10 +1,10 @@
-"""Memory that a slot shares with its worker, for what the worker must know after the slot has died.
+"""Memory that a slot shares with its worker, for all that the worker must know after the slot has died.
 
-The slot writes here what it is doing before it does it, and collects its small outcomes and prints here
-(the outbox) before it sends them. So when its process dies, at whatever point, the worker still learns which
-task and which element of a chunk was running, and loses neither a finished outcome nor a printed line. The same
-goes for a slot that lives, and whose code keeps every other thread of it from running; `gate` says how the worker
-takes tasks back from such a one.
+The slot notes each step here before it performs the step, and collects its small outcomes and prints here (the outbox)
+before it sends them. So when its process dies, at any point, the worker still learns which task and which element of a
+chunk was running, and loses neither a finished outcome nor a printed line. The worker can also read the memory of a
+living slot whose code prevents all its other threads from running; `gate` describes how the worker takes back tasks
+from such a slot.
 
     i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none,
                                                   | -2 in the initializer
@@ -128,7 +128,7 @@ class CrashBoard:
             return False
         self._memory[_FIELDS_BYTES + used : _FIELDS_BYTES + end] = entry
         fields[USED] = end
-        fields[COUNT] += 1  # last: from here on it counts, should this process die
+        fields[COUNT] += 1  # this comes last, because from here on the entry counts even if this process dies
         return True
 
     def outbox(self) -> bytes:
@@ -139,7 +139,7 @@ class CrashBoard:
         """Note that this number of entries, which are all entries of the outbox, have been sent."""
         self.fields[COUNT] = 0
         self.fields[USED] = 0
-        self.note_sent(count)  # last: until then the worker sees that it has heard more than was sent
+        self.note_sent(count)  # last; until then the worker sees that it has received more than was sent
 
     def note_sent(self, count: int) -> None:
         self.fields[SENT] += count
@@ -181,7 +181,7 @@ def mapped_without_descriptor(fd: int, size: int) -> tuple[memoryview, Callable[
     if sys.version_info >= (3, 13):
         memory = mmap.mmap(fd, size, trackfd=False)
         return memoryview(memory), memory.close
-    import ctypes  # here: slots, which start fast, do without
+    import ctypes  # imported here, because slots do not need it and must start fast
 
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p

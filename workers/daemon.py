@@ -37,7 +37,7 @@ def run(config: WorkerConfig) -> int:
     core = WorkerCore(settings, random.Random(), time.monotonic())
     wire = DealerWire(address, credentials)
     environment = {TASK_ADDRESS: address, TASK_WORKER: settings.name}
-    if config.identity is not None:  # the calls that a task makes go out under the worker's key
+    if config.identity is not None:  # the calls that a task submits are sent under the worker's key
         environment["JOBRUNNER_IDENTITY"] = config.identity
     if config.insecure:
         environment["JOBRUNNER_INSECURE"] = "1"

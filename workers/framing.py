@@ -146,7 +146,7 @@ def attach(field: bytes | int | list[Any], buffers: Iterator[Received]) -> Paylo
     parts = tuple(islice(buffers, field))
     if any(isinstance(part, Descriptor) for part in parts):
         raise ChannelError("a descriptor instead of a buffer")
-    return parts  # type: ignore[return-value]  # no descriptors, as we have just seen
+    return parts  # type: ignore[return-value]  # the check above excludes descriptors
 
 
 def attach_shared(field: list[Any], descriptor: Received | None) -> Payload:

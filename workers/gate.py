@@ -1,26 +1,25 @@
 """The gate, by which a worker takes back tasks that a slot has not begun, when the slot does not answer.
 
-A call may keep every other thread of its process from running for as long as it likes (C code that does not release
-the GIL, a regular expression that goes astray). Then the slot's control thread cannot give back the tasks behind that
-call. So the worker can take them: both look at the crash board, and the law is that nothing begins in a slot that was
-taken from it.
+A call may prevent all other threads of its process from running for any time, for example by C code that does not
+release the GIL. Then the slot's control thread cannot give back the tasks behind that call. So the worker can take
+them. Both look at the crash board, and the law is that a slot never begins anything that was taken from it.
 
     slot, before it begins anything:              worker:
       note on the crash board what begins           close the gate
       look at the gate; while it is closed, wait    wait for SETTLE
       if it says what was taken: leave that         read what has begun, write what is taken, and tell the slot
 
-"Anything" is a task, a call of a bundle, an element of a chunk, and the end of a bundle or chunk, after which nothing
+"Anything" is a task, a call of a bundle, an element of a chunk, or the end of a bundle or chunk, after which nothing
 can be taken from it. The two cannot miss each other: a slot that has not seen the gate closed has noted its next step
-before, and SETTLE is many times as long as any processor keeps a write to itself, so the worker reads the note. A slot
-that sees the gate closed begins nothing before it has been told whether that was taken. Only the worker closes the
-gate, and only from OPEN; only the slot opens it again after a decision, possibly as late as when its call returns.
+before, and a processor delays writes for much less than SETTLE, so the worker reads the note. A slot that sees the gate
+closed begins nothing before it knows whether its next step was taken. Only the worker closes the gate, and only from
+OPEN. Only the slot opens it again after a decision, possibly as late as when its call returns.
 
-Everything is taken at once. A slot that has not heard of a decision still does what it did at that time, so there is
-nothing more to take, and the gate is not closed for it again.
+Everything is taken at once. A slot that has not learnt of a decision is still at the same step, so there is nothing
+more to take, and the gate is not closed for it again.
 
 The board may change while the gate is closed, because the running call may end then. So the worker takes nothing from
-a slot in which anything has moved during SETTLE, nor while something that it has sent is still on its way.
+a slot whose board has changed during SETTLE, or whose messages have not all arrived.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def decided(fields: Fields) -> Decision | None:
         sleep(WAIT)
     if fields[GATE] == OPEN:
         return None
-    sleep(SETTLE)  # by then, everything that was written before is visible
+    sleep(SETTLE)  # after this, all earlier writes of the worker are visible
     return Decision(fields[KEPT], fields[KEPT_ELEMENT], fields[UNTIL])
 
 

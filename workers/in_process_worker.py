@@ -117,7 +117,7 @@ class InProcessWorker:
         self._inbox: list[Event] = []
 
     def _log(self, effect: Log) -> None:
-        if effect.level == "error":  # other texts are about sessions, which mean nothing to a user here
+        if effect.level == "error":  # other texts are about sessions, which have no meaning for a user here
             self._on_error(effect)
 
     def fileno(self) -> int:

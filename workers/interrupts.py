@@ -66,7 +66,7 @@ class Interrupts:
         if self._outbox.busy:
             self._outbox.postpone_interrupt()
             return
-        # With a target it is the control thread's, maybe too late; without, it is the task's own.
+        # If there is a target, the control thread has sent the signal, perhaps too late; otherwise the task itself has.
         target, self.target = self.target, 0
         number = self._running.number
         if not number or number == self.interrupted or target not in (0, number):

@@ -52,7 +52,7 @@ def size_text(size: int) -> str:
 
 def oom_kills() -> int:
     """Return how often the kernel's OOM killer has ended a process of this cgroup; 0 if that is unknown."""
-    from pathlib import Path  # here: the worker asks, and slots, which start fast, do without
+    from pathlib import Path  # imported here, because only the worker needs it, and slots must start fast
 
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():

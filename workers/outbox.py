@@ -75,7 +75,7 @@ class Outbox:
 
     def flush_armed(self) -> None:
         """Send the entries for which this was armed; the control thread calls this."""
-        # First disarm, then look: whoever puts something after the look arms again.
+        # Disarm before the look, because a thread that puts an entry after the look arms again.
         self.armed = False
         if self._board.count:
             self.armed = True

@@ -37,7 +37,7 @@ class SlotContext:
         task, bundle = fields[1], self._running.bundle
         if bundle is not None:
             from jobrunner.protocol.wire.ids import (
-                call_id,  # here: it takes longer to import than most slots need it
+                call_id,  # imported here, because few slots need it, and the import takes long
             )
 
             task = call_id(task, bundle.index)

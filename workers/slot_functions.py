@@ -54,7 +54,7 @@ class SlotFunctions:
             from jobrunner.errors import ProtocolError
 
             raise ProtocolError(f"function {key.hex()} was not sent to this slot before its task")
-        importlib.invalidate_caches()  # its module may have been written a moment ago
+        importlib.invalidate_caches()  # the module of the function may have been written a moment ago
         _, blob, keys = self._blobs[key]
         parts = {part: self._blobs[part][1] for part in keys}
         for payload in (blob, *parts.values()):
@@ -73,7 +73,7 @@ class SlotFunctions:
 
         self.cache.initialize(key, load, failure)
         self._board.fields[ELEMENT] = -1
-        self.drop(key)  # it is not called again, and what it ships may be large
+        self.drop(key)  # the initializer is not called again, and its shipped modules may be large
 
     def _failure(self, key: bytes, exc: BaseException) -> BaseException:
         """Return the error for all tasks that name the initializer, which has raised `exc`."""
@@ -83,8 +83,8 @@ class SlotFunctions:
         what = serialization.describe(exc)
         failure = InitializerError(f"the initializer {name} failed in this slot: {what}")
         failure.__cause__ = serialization.without_frames_of(FILES, exc)
-        import logging  # here: slots whose initializer works never need it
+        import logging  # imported here, because only slots whose initializer fails need it
 
-        log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
+        log = logging.getLogger("concurrent.futures")  # the standard library's pools use this logger
         log.critical("Exception in initializer:", exc_info=exc)
         return failure

@@ -4,8 +4,8 @@
     run, recall, interrupt, signal ---- data, control --->  main thread, control thread
     poll <-------- data, pipes of descriptors 1 and 2, exit ---
 
-A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a
-slot is replaced is up to its owner (a worker's core). It does what it is told, and says what has happened.
+A SlotPool has no thread of its own and makes no decisions. Its owner (a worker's core) decides which task goes to which
+slot, which task runs again, and when a slot is replaced. The pool obeys, and reports events.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ CANNOT_START = 127
 START_DESCRIPTORS = 16
 """Upper bound of the number of descriptors in use while a slot starts; it keeps less than half of them."""
 
-# What a descriptor is. One poll handles them in this order, so that text comes before the outcome of the task
-# that printed it, and everything else before the end.
+# The kinds of descriptors. One poll handles them in this order, so that text comes before the outcome of the task
+# that printed it, and the end comes last.
 PIPE, DATA, CONTROL, EXIT, WAKE = range(5)
 
 
@@ -86,7 +86,7 @@ class SlotPool:
         self._slots: dict[SlotId, SlotProcess] = {}
         self._selector = selectors.DefaultSelector()
         self._events: list[SlotEvent] = []
-        # Readable while `_events` waits to be fetched, so that whoever waits for `fileno` wakes up.
+        # The pipe is readable while `_events` has events, so that a wait for `fileno` ends.
         self._wake_reader, self._wake_writer = os.pipe()
         self._selector.register(self._wake_reader, selectors.EVENT_READ, (WAKE, None))
 
@@ -286,7 +286,7 @@ class SlotPool:
                 self._watch_data(process)
         if mask & selectors.EVENT_READ and self._take(process, process.read_data):
             if process.data.closed and process.ending and process.pidfd >= 0:
-                self._selector.unregister(process.data)  # its end will be noticed soon
+                self._selector.unregister(process.data)  # the end of the process will be noticed soon
             elif process.data.closed:
                 self._finish(process)
 

@@ -397,7 +397,7 @@ class SlotProcess:
             return Ending(None, "SIGKILL", 0)
         try:
             _, status, usage = os.wait4(self.pid, 0)
-        except ChildProcessError:  # someone else in this process waits for any child
+        except ChildProcessError:  # other code in this process has waited for any child
             self._popen.returncode = UNKNOWN_EXIT
             return Ending(UNKNOWN_EXIT, None, 0)
         code = self._popen.returncode = os.waitstatus_to_exitcode(status)

@@ -78,7 +78,7 @@ class Standstill:
         passed = now - self._looked_at
         if number == self._number and passed < LOOK_EVERY:
             return LOOK_EVERY - passed
-        with self._lock:  # a call that is submitted from here on wakes again
+        with self._lock:  # a call that is submitted after this wakes the control thread again
             self._looking = False
         unfinished = self._unfinished()
         if not unfinished:
@@ -120,5 +120,5 @@ def message_threads() -> set[int]:
                 if file.read().startswith(ZEROMQ_THREADS):
                     found.add(int(thread))
         except OSError:
-            pass  # it has ended
+            pass  # the thread has ended
     return found - {threading.get_native_id()}

@@ -74,8 +74,8 @@ class Sink(io.BufferedIOBase):
         with self._outbox.lock:
             whole = written.rfind(b"\n") + 1 if self._has_lines else len(written)
             if whole:
-                # Taken before it is emitted, and without making an object in between that the garbage
-                # collector counts: a destructor that prints comes in here again.
+                # The line is removed before it is emitted, and no object that the garbage collector counts is
+                # created in between, because a destructor that prints enters this method again.
                 ended, rest = written[:whole], written[whole:]
                 lines, self.partial = self.partial + ended, rest
                 self._emit(lines.decode(self._encoding, "replace"))
@@ -179,7 +179,7 @@ class SlotWriter(io.TextIOWrapper):
     @property
     def buffer(self) -> BinaryIO:
         held: Any = super().buffer
-        found: BinaryIO = held and held.sink  # None once it is detached
+        found: BinaryIO = held and held.sink  # None after `detach`
         return found
 
     @property

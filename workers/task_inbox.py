@@ -39,7 +39,7 @@ class ToldProgram:
             take_key(authkey)
         if configuration != self._configuration:
             from jobrunner.program import (
-                configuration as configured,  # here: most programs have configured nothing
+                configuration as configured,  # imported here, because most programs have configured nothing
             )
 
             self._configuration = configuration
@@ -90,7 +90,7 @@ class TaskInbox:
         while self.queue:
             try:
                 numbers.append(self.queue.popleft()[0][0])
-            except IndexError:  # the other thread took the last one
+            except IndexError:  # the other thread took the last item
                 break
         self._outbox.tell([RETURNED, numbers])
 

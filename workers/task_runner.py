@@ -86,7 +86,7 @@ class TaskRunner:
             streams.renew()
         if sys.stdout is not streams.stdout or sys.stderr is not streams.stderr:
             sys.stdout, sys.stderr = streams.stdout, streams.stderr
-        # Not signal.getsignal, which looks for an enum first: that takes longer than all the rest.
+        # This is not signal.getsignal, which converts to an enum; that takes longer than everything else here.
         if getsignal(signal.SIGINT) is not self._interrupts.handler:
             signal.signal(signal.SIGINT, self._interrupts.handler)
 
@@ -124,9 +124,9 @@ class TaskRunner:
                     provided = functions.cache.provided[initializer]
                     if provided.streams:
                         provided.set_streams()
-                # Before the arguments, which may refer to the script that comes with it.
+                # The function is loaded before the arguments, which may refer to the script that comes with it.
                 fn = ready(functions.cache.get(function, initializer, functions.load))
-                started = perf_counter()  # the next call of it will find it loaded
+                started = perf_counter()  # loading does not count, because later calls need no loading
                 if kind == PLAIN:
                     args, kwargs = serialization.load_call(payload, values)
                     release(payload, *values)
@@ -146,12 +146,12 @@ class TaskRunner:
                 else:
                     status, result = OK, serialization.dump_result(value, store, fn)
             elif running.bundle.was_split:
-                started = finished - running.bundle.durations[-1]  # the others have been told of
+                started = finished - running.bundle.durations[-1]  # the other durations were sent before
         except BaseException as exc:
             running.number = 0
             status, result = self._failure(exc, initializer, retry_on)
         running.bundle = running.chunk = None
-        # The memory of the arguments may be filled again from now on, unless the task has kept them.
+        # From now on the memory of the arguments may be used again, unless the task has kept them.
         args = kwargs = value = None
         if running.elements:
             running.elements = []
@@ -159,8 +159,8 @@ class TaskRunner:
             end_fork(failed=status != OK)
         self._streams.end_task()
         if self._interrupts.spoiled:
-            self._outbox.put([SPOILED, 1])  # before the worker takes it for idle
-        # It stood still to its end, has left a wait open, or was interrupted as one ended.
+            self._outbox.put([SPOILED, 1])  # this precedes the outcome, after which the slot counts as idle
+        # The task stood still until its end, has not closed a wait, or was interrupted at the end of a wait.
         if self._yielding.told:
             self._yielding.take_back()
         self._yielding.waits.end()
@@ -192,7 +192,7 @@ class TaskRunner:
         loaded = load_elements(payload)
         release(payload)
         results = FixedResults(OWN_FILES, retry_on, stop - start)
-        # Each access less counts, for there may be millions of elements a second.
+        # Each attribute access costs time, because there may be millions of elements per second.
         keep, fields, position, gate = results.values.append, self._board.fields, ELEMENT, GATE
         elements, call = calls(fn, loaded, start, stop)
         self._running.elements = elements
@@ -212,11 +212,11 @@ class TaskRunner:
             except BaseException as exc:
                 was_interrupted = self._interrupts.interrupted == chunk.number
                 if was_interrupted and isinstance(exc, KeyboardInterrupt):
-                    raise  # it is the task that was interrupted, not this element
+                    raise  # the task was interrupted, and not this element alone
                 results.add_failure(exc)
                 if not was_interrupted and self._interrupts.interrupted == chunk.number:
-                    raise KeyboardInterrupt from None  # it came while the failure was pickled
-        if not self._outbox.forked:  # where the control thread is not, and may have left the lock behind
+                    raise KeyboardInterrupt from None  # the interrupt came while the failure was pickled
+        if not self._outbox.forked:  # a forked process has no control thread, which may have held the lock
             self._note_ending(chunk.number)
             chunk.end()
         return results
@@ -228,7 +228,7 @@ class TaskRunner:
         while bundle.calls:
             try:
                 call = bundle.calls.popleft()
-            except IndexError:  # the control thread took the last one
+            except IndexError:  # the control thread took the last call
                 break
             bundle.index += 1
             board[ELEMENT] = bundle.index
@@ -240,7 +240,7 @@ class TaskRunner:
                 status, result = OK, serialization.dump_small_result(fn(*args, **kwargs), fn)
             except BaseException as exc:
                 if self._interrupts.is_interrupt(exc):
-                    raise  # it is the task that was interrupted, not this call
+                    raise  # the task was interrupted, and not this call alone
                 status, result = (
                     ERROR,
                     serialization.dump_small_exception(serialization.without_frames_of(OWN_FILES, exc)),
@@ -266,7 +266,7 @@ class TaskRunner:
         if decision is None:
             return True
         self._taken = decision.taken
-        fields[GATE] = OPEN  # behind that, for an interrupt may come between the two
+        fields[GATE] = OPEN  # this comes second, because an interrupt may come between the two lines
         for whole in (self._running.bundle, self._running.chunk):
             if whole is not None and whole.number == decision.number and decision.element != ALL:
                 return whole.keep(decision.element)

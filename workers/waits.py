@@ -57,7 +57,7 @@ class Waits:
         with self._outbox.lock:
             if wait in self._open:
                 del self._open[self._open.index(wait) :]
-            self._tell(NOTHING, number)  # a wait further out, if there is one, is reported in time
+            self._tell(NOTHING, number)  # an enclosing wait, if there is one, is reported at the next look
 
     def interrupted(self) -> None:
         """Note that the task is about to leave waits, perhaps without a report."""
@@ -88,13 +88,13 @@ class Waits:
             return wait.look_at - now
         wait.look_at = now + TOLD_AFTER
         calls = asked(wait)
-        with self._outbox.lock:  # the main thread may have left it meanwhile
+        with self._outbox.lock:  # the main thread may have left the wait meanwhile
             if self._innermost() is wait:
                 self._tell(calls, number)
         return TOLD_AFTER
 
     def _innermost(self) -> Wait | None:
-        waits = self._open[-1:]  # in one step
+        waits = self._open[-1:]  # this is atomic
         return waits[0] if waits else None
 
     def _tell(self, calls: Awaited, number: int) -> None:
@@ -109,7 +109,7 @@ def asked(wait: Wait) -> Awaited:
     """Return the purpose of a wait, or NOTHING if it is unknown or not worth a report."""
     try:
         awaited = None if wait.awaited is None else wait.awaited()
-    except Exception:  # it asks objects with which the task works, or which are the task's own
+    except Exception:  # objects of the task are asked, and may raise anything
         return NOTHING
     if awaited is None or (len(awaited.calls) > MAX_TOLD and not awaited.every):
         return NOTHING

@@ -35,9 +35,9 @@ class Yielding:
             self.tell()
             yield
         finally:
-            if not self._outbox.forked:  # there another thread may have left the lock behind
+            if not self._outbox.forked:  # a thread that the fork lacks may have held the lock
                 self.waits.leave(wait, self._running.number)
-            self._nested = max(0, self._nested - 1)  # it may be of a task that has left it open, and ended
+            self._nested = max(0, self._nested - 1)  # the wait may be that of an earlier task
             self.tell()
 
     def look(self, number: int) -> list[float | None]:
@@ -59,5 +59,5 @@ class Yielding:
             number = self._running.number
             free = self._nested > 0 or (number > 0 and self.standstill.task == number)
             if free != self.told:
-                self.told = free  # first: an interrupt between the two costs nothing then
+                self.told = free  # this comes first, so that an interrupt between the two lines does no harm
                 self._outbox.tell([BLOCKED, int(free)])

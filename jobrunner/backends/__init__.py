@@ -1,13 +1,13 @@
-"""What a package needs that brings a backend; `registry` has the backends by their names.
+"""The names that a package with a backend of its own needs; `registry` finds the backends by their names.
 
-EngineBackend, Call, AttemptFailure,         the base of most: it decides everything, a subclass carries calls
-    EngineContext
-run, entry, wrapped                          what runs where calls go, and how buffers get there
-CRASHED, LOST, CANCELLED, TIMED_OUT          for AttemptFailure: how an attempt ended
+EngineBackend, Call, AttemptFailure,         the base of most backends, which makes all decisions, while a subclass
+    EngineContext                            passes calls to its engine
+run, entry, wrapped                          the functions that run in the engine's workers, and the form of payloads
+CRASHED, LOST, CANCELLED, TIMED_OUT          the statuses of an AttemptFailure, which tell how an attempt ended
 Backend, BackendSettings, CAPABILITIES       the interface itself, see `base`
-Future, TaskOptions, new_id                  what it gives and takes
+Future, TaskOptions, new_id                  the arguments and results of the interface
 Columns, ElementResults, rows, run_elements  the elements of a map
-FixedElements, FixedResults, run_fixed       the same where calls share nothing with the program
+FixedElements, FixedResults, run_fixed       the elements of a map whose calls share nothing with the program
 """
 
 from __future__ import annotations

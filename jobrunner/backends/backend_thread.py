@@ -1,4 +1,4 @@
-"""A thread that a backend cannot do without, and that therefore reaches the backend's end wherever it is stopped."""
+"""A thread that is essential to a backend, and that therefore performs the backend's end wherever it is stopped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from jobrunner.system.atexit_hooks import do_all
 class BackendThread:
     """The thread through which all outcomes of a backend arrive.
 
-    It calls `work`, then `failed` with whatever that raised, and at last every step of the end: no Future may stay
-    pending, nothing that was started may stay behind, and nobody may go on waiting. Any step may raise, or be repeated.
+    The thread calls `work`, then `failed` with the exception of `work`, if any, and at last every step of the end, so
+    that all Futures are resolved, everything that was started is stopped, and all waits end. Any step may raise, or be
+    repeated.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class BackendThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        """Whatever is raised, and wherever: the thread gets to `_end`, and if need be once more."""
+        """Run the thread, which reaches `_end` wherever an exception is raised, and again if that was interrupted."""
         try:
             try:
                 self._work()
@@ -55,7 +56,7 @@ class BackendThread:
                 self._end()
 
     def _end(self) -> None:
-        """Raise what the first of these steps raised that could not be done, after the others."""
+        """Perform all steps of the end, and then raise the exception of the first step that failed."""
         do_all(*self._steps(), self._has_ended)
 
     def _has_ended(self) -> None:

@@ -1,16 +1,16 @@
-"""The interface behind which every backend stands.
+"""The interface that every backend implements.
 
-The front (`executor.Executor`) owns what is the same everywhere: options, `map`, ordering, progress. A
-backend owns where calls run. It gets each function once through `prepare`, so that one `map` of a million
-elements looks at its function a single time, and each batch of elements once through `pack`, in the caller's
-thread, so that later changes to an argument cannot leak in.
+The front (`executor.Executor`) provides everything that is the same for all backends: options, `map`, ordering and
+progress. A backend runs calls. It gets each function once through `prepare`, so that one `map` of a million elements
+examines its function a single time. It gets each batch of elements once through `pack`, in the caller's thread, so that
+later changes to an argument have no effect.
 
-For those who write one: docs/writing-backends.md goes through it, and `jobrunner.backends` has all the names.
+Authors of backends find a guide in docs/writing-backends.md, and all names that they need in `jobrunner.backends`.
 
-Which threads: every method may be called from any thread, and several at the same time. `submit` and `submit_chunk`
-are called from within callbacks of Futures, too (a `map` goes on from there), so resolve Futures with no lock held that
-these methods take, and do not wait for a Future in them. `shutdown` is also called by the garbage collector, in a
-thread that may be inside of any other method: locks must be reentrant.
+Every method may be called in any thread, and several methods at the same time. `submit` and `submit_chunk` are also
+called within callbacks of Futures, in which a `map` submits further chunks. Therefore a backend must not hold a lock
+that these methods acquire while it resolves Futures, and must not wait for a Future in them. `shutdown` is also called
+by the garbage collector, in a thread that may be inside of any other method, so locks must be reentrant.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jobrunner.calls.serialization import (
-    function_name as function_name,  # what a call is named, for the front too
+    function_name as function_name,  # the front uses this name, too
 )
 from jobrunner.config import ClientConfig
 from jobrunner.errors import ConfigTypeError, NotSupportedError
@@ -60,7 +60,7 @@ class BackendSettings:
     """The start method that calls find in multiprocessing on this host; None means that of this program."""
 
     def refuse_unknown(self, backend: str, *known: str) -> None:
-        """For backends: raise ConfigTypeError for a keyword argument that is not in `known`."""
+        """Raise ConfigTypeError for a keyword argument that is not in `known`; backends call this."""
         for name in self.extra:
             if name not in known:
                 everywhere = (
@@ -108,15 +108,15 @@ class Backend(ABC):
         bind(id, name, canceller)   identifies it, before it is returned; `backends.new_id()` is unique
         confirm_running()           it has started, as far as the backend knows
         duration = seconds          the execution time, before its end; `map` cuts chunks by it
-        set_result, set_exception   it has ended; raises InvalidStateError if somebody has ended it already
+        set_result, set_exception   it has ended; raises InvalidStateError if it was resolved already
         cancel_pending()            cancels it unless it has started; returns whether it is cancelled
         confirm_cancelled()         it will not run, or was stopped; has no effect if it has ended
 
-    `Future.cancel` calls `canceller(future, running)`, and returns its answer. If it is None, `cancel` is the standard
-    library's: then the backend finds, after `confirm_running`, that the Future is not `running()`.
+    `Future.cancel` calls `canceller(future, running)`, and returns its answer. If the canceller is None, `cancel` works
+    as in the standard library, and the backend finds, after `confirm_running`, that the Future is not `running()`.
 
-    A backend that only brings bytes to another engine and back derives from `backends.engine.EngineBackend`, which
-    does all of this.
+    A backend that only passes bytes to another engine and back derives from `backends.EngineBackend`, which does all
+    of this.
     """
 
     name: ClassVar[str]
@@ -147,8 +147,8 @@ class Backend(ABC):
     ) -> Future[Any]:
         """Start one call; if it cannot be pickled, return a failed Future instead of raising an exception.
 
-        Futures among the arguments, of any executor, stand for their results (see `dependencies`). The call waits for
-        them without a slot, and fails with DependencyError if one of them fails.
+        Futures among the arguments, of any executor, stand for their results (see `dependency_results`). The call waits
+        for them without a slot, and fails with DependencyError if one of them fails.
 
         Raises RuntimeError after `shutdown`, and NotSupportedError for an option that the backend cannot honour.
         """
@@ -159,7 +159,7 @@ class Backend(ABC):
         return "copies" in self.capabilities
 
     def held(self, prepared: Any) -> Held | None:
-        """The called object, if it is unpickled anew for each call; else None.
+        """Return the called object if it is unpickled anew for each call, or None.
 
         Elements of a `map` may share objects with it, so `run_fixed` is then given a FreshCall.
         """

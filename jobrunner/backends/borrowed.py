@@ -1,6 +1,6 @@
-"""A backend that belongs to somebody else, for an Executor inside of a task.
+"""A backend that another owner shuts down, for an Executor inside of a task.
 
-Shutting down such an Executor concerns its own calls alone.
+Shutting down such an Executor concerns only its own calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Short calls that are submitted one after the other, on their way into one bundle (see `protocol.bundles`)."""
+"""The gathering of short calls, which are submitted one after the other, into a bundle (see `protocol.bundles`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobrunner.protocol.wire.kinds import Bundle
 
 
 class BundleBuilder:
-    """What these calls have in common, and what tells them apart: a Future and a payload each."""
+    """The common properties of the calls of one bundle, and a Future and a payload for each call."""
 
     __slots__ = (
         "__weakref__",
@@ -48,7 +48,7 @@ class BundleBuilder:
         self.initializer = initializer
         self.name = options.name or definition.name
         self.futures: list[Future[Any]] = []
-        """Released once the bundle has ended: each of them holds this builder."""
+        """The Futures of the calls; released once the bundle has ended, because each of them refers to this builder."""
         self.payloads: list[bytes] = []
 
     def takes(
@@ -58,7 +58,7 @@ class BundleBuilder:
         depth: int,
         initializer: tuple[m.FunctionDef, ...] = (),
     ) -> bool:
-        """Whether one more call can go with these."""
+        """Return whether a call with these properties can be added."""
         return (
             definition.key == self.definition.key
             and (options is self.options or options == self.options)
@@ -72,13 +72,13 @@ class BundleBuilder:
         try:
             self.payloads.append(payload)
             self.futures.append(future)
-        except BaseException:  # Ctrl-C between the two, where each payload is to have its Future
+        except BaseException:  # after Ctrl-C, too, each payload must have its Future
             del self.payloads[len(self.futures) :]
             raise
         return future
 
     def spec(self) -> m.TaskSpec:
-        """The bundle. From now on no call is added."""
+        """Return the task of the bundle; no call may be added from then on."""
         initializer = self.initializer[-1].key if self.initializer else None
         payload, self.payloads = pack_calls(self.payloads), []
         kind = Bundle(len(self.futures))
@@ -89,6 +89,6 @@ class BundleBuilder:
         return call_id(self.id, index)
 
     def future_of(self, task: TaskId) -> Future[Any] | None:
-        """That of the call with this id, if it is one of these and they have not ended."""
+        """Return the Future of the call with this id, or None if the bundle has ended or does not contain the call."""
         index = index_of_call(self.id, task)
         return self.futures[index] if index is not None and index < len(self.futures) else None

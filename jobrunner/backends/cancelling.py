@@ -16,7 +16,7 @@ from jobrunner.protocol.effects import CancelRequested
 from jobrunner.protocol.wire.ids import TaskId
 
 STOP_WAIT = 20.0
-"""Seconds that `cancel(running=True)` waits for the confirmed stop: three signals with their pauses, and some."""
+"""Maximum wait in seconds of `cancel(running=True)`, because a stop may take three signals with their pauses."""
 
 
 class Cancelling:
@@ -42,20 +42,20 @@ class Cancelling:
         """Do what `Future.cancel` of the backend's own calls does."""
         task = TaskId(future.id)
         if (future.running() and not running) or not self._state.is_of_this_process:
-            return False  # in a forked process nobody asks, and nobody answers
+            return False  # a forked process has no thread that could ask the coordinator
         ask = partial(self._thread.post, CancelRequested([task], running))
         if self._thread.is_current:
-            # A callback: the answer comes through this very thread, so nobody can wait for it here.
+            # This is a callback. The answer comes through this very thread, so the thread cannot wait for it.
             if not future.done():
                 ask()
             return future.cancelled()
         with self._waits.one_more(future) as wait:
-            if not future.done():  # else nobody will answer
+            if not future.done():  # otherwise no answer would come
                 wait.wait(ask, STOP_WAIT if running else self._cancel_wait, running)
         return future.cancelled()
 
     def cancel_elsewhere(self, future: Future[Any], running: bool) -> bool:
-        """Do what `Future.cancel` of calls does that others have submitted."""
+        """Do what `Future.cancel` does for calls that others have submitted."""
         if future.running() and not running:
             return False
         self._queries.ask("cancel", future.id if running else f"{future.id} queued")
@@ -63,13 +63,14 @@ class Cancelling:
         return future.cancelled()
 
     def cancel_all(self, futures: Sequence[Future[Any]], running: bool) -> None:
-        """See `Backend.cancel_all`."""
+        """Cancel these calls without a wait for the answers, as `Backend.cancel_all` requires."""
         self._thread.post(CancelRequested([TaskId(future.id) for future in futures], running))
 
     def cancel_what_waits(self, are_done: Callable[[Iterable[TaskId]], bool], slots: int) -> None:
-        """Cancel what has not begun, but for calls that `slots` can begin; called with the backend's lock held.
+        """Cancel the calls that have not begun, except those that so many slots can begin now.
 
-        `are_done` tells whether all these dependencies are done: calls that wait for one cannot begin.
+        Call this with the backend's lock held. `are_done` tells whether all the given dependencies are done; a call
+        that waits for one of its dependencies cannot begin.
         """
         blocked = {task for task, needed in self._pending.dependent() if not are_done(needed)}
         own = self._pending.own()

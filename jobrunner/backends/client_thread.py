@@ -1,4 +1,4 @@
-"""The I/O thread of a CoreBackend: it turns the client's core, and ends all that waits for it when it ends."""
+"""The I/O thread of a CoreBackend, which drives the client's core, and ends all waits for the core when it ends."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import error_named
 
 KILL_WAIT = 5.0
-"""Seconds that `kill` waits for the I/O thread: for its orderly end, and once more when it is to leave its work."""
+"""Maximum wait in seconds of `kill` for the orderly end of the I/O thread, and again after its work was aborted."""
 
 Steps = Sequence[Callable[[], object]]
 
 
 def nothing() -> None:
-    """There is nothing to do yet."""
+    """Do nothing; this stands for steps that are not known yet."""
 
 
 class ClientThread:
-    """It gives its core what is posted, and drains once the backend is shut down and nobody waits for a call.
+    """The I/O thread. It passes posted events to its core, and drains after the shutdown once no call is waited for.
 
-    What slots print while they end is shown only with `show_output`.
+    Output of slots that are ending is shown only with `show_output`.
     """
 
     driver: Driver
-    """Made on the thread; it is there when `start` returns."""
+    """The driver of the core, which the thread creates before `start` returns."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class ClientThread:
         self._start_error: BaseException | None = None
         self._close_wire: Callable[[], None] = nothing
         self._finished = False
-        """The driver's loop has ended as it should."""
+        """True once the driver's loop has ended in an orderly way."""
         self._make_driver: Callable[[], None] = nothing
         self._closes: Steps = ()
         self._ends_of_waits: Steps = ()
@@ -80,11 +80,11 @@ class ClientThread:
         closes: Steps,
         ends_of_waits: Steps,
     ) -> None:
-        """Return once the thread has its driver, or raise why it has none.
+        """Start the thread, and return once it has its driver; raise the error if the driver cannot be created.
 
-        `effects`, `collect` and `due` are for the Driver. At the end the thread takes the steps `closes`, and then
-        `ends_of_waits`, which end every wait for the backend. The latter may be repeated, and two threads may perform
-        them at the same time.
+        `effects`, `collect` and `due` are passed to the Driver. At the end the thread performs the steps `closes`, and
+        then `ends_of_waits`, which end every wait for the backend. The latter may be repeated, and two threads may
+        perform them at the same time.
         """
 
         def make_driver() -> None:
@@ -102,7 +102,7 @@ class ClientThread:
     # --- for any thread ---
 
     def post(self, event: Event) -> None:
-        """Give the core an event."""
+        """Pass an event to the core."""
         self.driver.post(event)
 
     @property
@@ -115,26 +115,29 @@ class ClientThread:
         return self._thread.join(timeout)
 
     def finish(self) -> None:
-        """End soon, since the backend is shut down; called with the backend's lock held."""
+        """End the thread once no call is waited for; call this after the shutdown, with the backend's lock held."""
         if self._pending.has_only_loose:
             self.driver.post(DrainRequested())
         else:
-            self.driver.wake()  # Ctrl-C may have come when a call had been noted, and nobody told of it
+            self.driver.wake()  # Ctrl-C may have come after a call was noted and before the thread was woken for it
 
     def kill(self) -> None:
-        """End now; nobody waits for what runs. The backend is shut down."""
+        """End the thread now, without a wait for running calls; call this after the shutdown."""
         self.driver.post(DrainRequested())
         if self.is_current or self.join(KILL_WAIT):
             return
         self.driver.abort()
         if not self.join(KILL_WAIT):
-            # It is in code of the user's, maybe for ever: a result that is unpickled, or a callback. It changes
-            # nothing any more if it comes back.
+            # The thread runs code of the user, perhaps for ever: the unpickling of a result, or a callback. If it comes
+            # back, it has no effect any more.
             do_all(self._take_what_is_left, *self._ends_of_waits)
 
     def abandon(self) -> None:
-        """End, as nobody will have the backend, which is shut down; the thread may not even have been started."""
-        if self._started.is_set() and self._start_error is None:  # else the thread will find it so
+        """End the thread of a backend that could not be opened; the thread may not even have been started.
+
+        Call this after the shutdown.
+        """
+        if self._started.is_set() and self._start_error is None:  # otherwise it sees the end at its start
             self._drain_if_done()
 
     def give_up(self, effect: GiveUp) -> None:
@@ -153,12 +156,12 @@ class ClientThread:
         self._drain_if_done()
 
     def on_initializer_failed(self, effect: InitializerFailed) -> None:
-        """The executor is broken, as the standard library's pools are then; the end fails what is pending."""
+        """Break the executor, as the standard library's pools do; its end fails the pending calls."""
         if self._state.failure is None:
             error = exception_of(effect.outcome, "")
             if not isinstance(
                 error, InitializerError
-            ):  # one of a version of Python or of jobrunner that is not here
+            ):  # the error has a class of another version of Python or jobrunner, which does not exist here
                 error = InitializerError(str(error))
             self._state.fail(error)
             self.driver.post(DrainRequested())

@@ -1,4 +1,4 @@
-"""The "cluster" backend: a coordinator at an address, or one embedded for this executor alone."""
+"""The "cluster" backend, which uses a coordinator at an address, or embeds one for a single executor."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ LOGGER = logging.getLogger("jobrunner.cluster")
 
 
 class ClusterConnection(Connection):
-    """A coordinator at `settings.address`; without one it starts a coordinator and a worker on this host.
+    """The connection to the coordinator at `settings.address`, or to an embedded cluster if no address is given.
 
-    Raises AuthenticationError without a key for the cluster at the address.
+    An embedded cluster is a coordinator and a worker that are started on this host. Raises AuthenticationError if there
+    is no key for the cluster at the address.
     """
 
     def __init__(self, settings: BackendSettings) -> None:
@@ -61,7 +62,7 @@ class ClusterConnection(Connection):
         return self._local.address
 
     def abandon(self) -> None:
-        """Stop what was started; there have been no calls, of which anything could be shown."""
+        """Stop an embedded cluster that has had no calls, and that therefore has no output to show."""
         if self._local is not None:
             self._local.stop()
 
@@ -75,9 +76,9 @@ class ClusterConnection(Connection):
         return wire
 
     def wait(self, give_up: Callable[[GiveUp], None]) -> None:
-        """Wait until the cluster at the address has answered, or will not; an embedded one tells `give_up` if it fails.
+        """Wait until the cluster at the address has answered, or until it is known that it will not.
 
-        Calls to an embedded cluster need not wait, since it is certainly there soon.
+        There is no wait for an embedded cluster, which starts soon; if it fails, it calls `give_up`.
         """
         if self._local is not None:
             self._local.when_failed(lambda kind, error: give_up(GiveUp(error, kind)))
@@ -99,7 +100,7 @@ class ClusterConnection(Connection):
 
     @property
     def is_idle(self) -> bool:
-        """Whether calls have to wait until somebody starts a worker."""
+        """Whether the cluster at the address has no worker, so that calls wait until somebody starts one."""
         return self.slots == 0 and self._local is None
 
     @property
@@ -107,7 +108,7 @@ class ClusterConnection(Connection):
         return self.address
 
     def first_call(self, caller: Caller) -> None:
-        if self._local is None:  # else its workers are its own, and wait for no slot of this process
+        if self._local is None:  # an embedded cluster has its own workers, which need no slot of this process
             first_call(caller)
         else:
             self._local.begin()
@@ -129,7 +130,7 @@ class ClusterConnection(Connection):
 
     def on_connection_lost(self, effect: ConnectionLost) -> None:
         if self._local is not None:
-            return  # its own thread tells what went wrong, see `when_failed`
+            return  # the thread of the embedded cluster reports what went wrong, see `when_failed`
         self._said_lost = True
         limit = self._config.reconnect_timeout
         LOGGER.warning(
@@ -143,7 +144,7 @@ class ClusterConnection(Connection):
         super().on_connected(effect)
         if self._said_lost:
             self._said_lost = False
-            # A warning, too, because whoever has seen the first one waits for this one.
+            # This is a warning, too, because everybody who has seen the first one waits for it.
             LOGGER.warning("the coordinator at %s is back", self.address)
 
     def described(self, effect: GiveUp) -> str:
@@ -168,7 +169,7 @@ class ClusterConnection(Connection):
 
 
 def given_address(settings: BackendSettings) -> str:
-    """Return the address of the settings; raise NotSupportedError for what its workers would have to be told."""
+    """Return the address of the settings; raise NotSupportedError for settings that only its workers can have."""
     if settings.max_tasks_per_child is not None:
         raise NotSupportedError(
             "max_tasks_per_child: this setting belongs to the workers of the cluster; start them with"
@@ -179,10 +180,10 @@ def given_address(settings: BackendSettings) -> str:
 
 
 class ClusterBackend(CoreBackend):
-    """Connects to `settings.address`; without one it starts a coordinator and a worker on this host.
+    """The backend for a cluster at `settings.address`, or for an embedded one if no address is given.
 
-    Raises AuthenticationError without a key for the cluster at the address, CoordinatorLostError when nobody answers
-    there within `connect_timeout`.
+    Raises AuthenticationError if there is no key for the cluster at the address, and CoordinatorLostError if no
+    coordinator answers there within `connect_timeout`.
     """
 
     name = "cluster"
@@ -201,13 +202,13 @@ class ClusterBackend(CoreBackend):
             failure = self._state.failure_anew()
             if failure is not None:
                 raise failure
-        except BaseException:  # nobody will have this object
+        except BaseException:  # no caller gets this object, so nobody else could end it
             self.kill()
             raise
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
         if self._cluster.is_idle and not self._said_idle:
-            # Else a program whose workers were forgotten would stand still without a word.
+            # Otherwise a program whose user forgot to start workers would hang without a message.
             self._said_idle = True
             LOGGER.warning(
                 "no worker has joined the cluster at %s: calls wait until one does (`jobrunner worker start`)",

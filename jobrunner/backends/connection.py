@@ -1,4 +1,4 @@
-"""What a CoreBackend is connected to: the wire to its coordinator, and what is known of its other end."""
+"""The connection of a CoreBackend: the wire to its coordinator, and the knowledge about the other end."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ from jobrunner.system import conditions
 from jobrunner.transport.driver import Wire
 
 Text: TypeAlias = "tuple[int, str]"
-"""The stream (stdout or stderr), and what a slot has printed."""
+"""The number of the stream (stdout or stderr), and a text that a slot has printed to it."""
 
 
 class Connection:
-    """One for each CoreBackend; each kind of backend has its own class.
+    """The connection of one CoreBackend; each kind of backend has its own class.
 
-    The I/O thread calls `make_wire` first and `close` last, and reports what it hears of the other end.
+    The I/O thread calls `make_wire` first and `close` last, and reports what it learns about the other end.
     """
 
     key: str = ""
     """The public key under which this end connects; empty if it needs none."""
     same_host: bool
-    """Whether all calls certainly run on this host, by slots that were started for this backend alone."""
+    """Whether all calls certainly run on this host, in slots that were started for this backend alone."""
 
     def __init__(self, backend: str, peer_timeout: float) -> None:
-        """`backend` is the name of the kind, for errors. `peer_timeout` is in seconds, and 0 means no limit."""
+        """Create a connection without a wire.
+
+        `backend` is the name of the kind of backend, for errors. `peer_timeout` is in seconds, and 0 means no limit.
+        """
         self._backend = backend
         self.peer_timeout = peer_timeout
         self.slots = 0
-        """The number of slots at the other end, as it has told."""
+        """The number of slots that the other end has reported."""
         self.connected = conditions.Event()
-        """Set once connected, or once it is known that this will not be."""
+        """An event that is set once there is a connection, or once it is known that there will be none."""
 
     def make_wire(
         self, give_up: Callable[[GiveUp], None], show_last_words: Callable[[list[Text]], None]
     ) -> Wire:
-        """Return the wire; called on the I/O thread.
+        """Return the wire; the I/O thread calls this.
 
-        `give_up` may be called on any thread, and ends the backend. `show_last_words` takes what slots print while
-        they end.
+        Any thread may call `give_up`, which ends the backend. `show_last_words` takes the output of slots that are
+        ending.
         """
         raise NotImplementedError
 
@@ -57,20 +60,20 @@ class Connection:
 
     @property
     def cluster(self) -> str | None:
-        """What tells a cluster that others can join from others; None where nobody can join."""
+        """A string that identifies the cluster if other processes can join it, or None."""
         return None
 
     def first_call(self, caller: Caller) -> None:
-        """A call comes, and `caller` had no unfinished one; called with the backend's lock held."""
+        """Note that `caller` submits a call and has no unfinished one; called with the backend's lock held."""
 
     def calls_are_sent(self) -> None:
-        """Calls are about to leave; called on the I/O thread."""
+        """Note that calls are about to be sent; called on the I/O thread."""
 
     def check_resources(self) -> None:
-        """Raise NotSupportedError where no worker can ever have a named resource: the call would wait for ever."""
+        """Raise NotSupportedError if no worker can ever have a named resource, so that the call would wait for ever."""
 
     def check_detach(self) -> None:
-        """Raise NotSupportedError unless what runs the calls outlives this program."""
+        """Raise NotSupportedError unless calls can outlive this program."""
         raise NotSupportedError(
             f'detach=True: nothing of the "{self._backend}" backend outlives this program; use the address of a'
             " cluster, see `jobrunner coordinator start`"
@@ -81,17 +84,17 @@ class Connection:
         return effect.error
 
     def end_at_once(self) -> None:
-        """Do not wait for anything in `close`; any thread may call this."""
+        """Let `close` wait for nothing; any thread may call this."""
 
     def close(self) -> None:
-        """End what was started; called on the I/O thread, after the wire was closed."""
+        """End what this connection has started; called on the I/O thread, after the wire was closed."""
 
     def on_connected(self, effect: Connected) -> None:
         self.slots = effect.slots
         self.connected.set()
 
     def on_connection_lost(self, effect: ConnectionLost) -> None:
-        """The coordinator does not answer, and is waited for."""
+        """Note that the coordinator does not answer, and that the client waits for it."""
 
     def on_capacity(self, effect: CapacityChanged) -> None:
         self.slots = effect.slots

@@ -1,8 +1,8 @@
-"""One connection per cluster and process, for the Executors and Futures that arrive in tasks.
+"""The connections of this process, one per cluster, for the Executors and Futures that arrive in tasks.
 
-A pickled Executor becomes a connection to the same cluster. Thousands of tasks may get one, so they share the
-connection of their process, which ends with the process. Modules and initializers of the tasks of this process are also
-those of their own calls on the same cluster.
+A pickled Executor becomes a connection to the same cluster. Thousands of tasks may receive one, so they share the
+connection of their process, which ends with the process. The modules and initializers of this process's tasks also
+apply to the calls that these tasks submit to the same cluster.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from jobrunner.nested.task_context import TASK_ADDRESS
 from jobrunner.shipping import archive as shipment
 from jobrunner.system import forks
 
-_lock = forks.lock()  # another thread may be connecting at a fork, which takes seconds
+_lock = forks.lock()  # connecting takes seconds, so another thread may be connecting at the time of a fork
 _connections: dict[str, ClusterBackend] = {}
 _engines: dict[str, Backend] = {}
 
 
 def connection_to(address: str) -> Backend:
-    """Return this process's connection, or a new one if there is none or the last one failed.
+    """Return this process's connection to the address, or a new one if there is none or the last one failed.
 
-    In the process whose tasks join there it is that process's own backend. Raises CoordinatorLostError if nobody
-    answers in time.
+    If the address is that of a backend of this process, return that backend. Raises CoordinatorLostError if no
+    coordinator answers in time.
     """
     own = served(address)
     if own is not None:
         return own
     engine, plus, within = address.partition("+")
     with _lock:
-        if plus:  # the address of another engine, "dask+tcp://..."
+        if plus:  # this is the address of another engine, "dask+tcp://..."
             if address not in _engines:
                 _engines[address] = open_backend(
                     engine, BackendSettings(load(ClientConfig, max_workers=None), address=within or None)
@@ -53,7 +53,7 @@ def connection_to(address: str) -> Backend:
 
 
 def connected_future(address: str, task_id: str, name: str) -> Future[Any]:
-    """Return the Future that an unpickled one becomes: for the same call, through a connection of this process."""
+    """Return a Future for a call, through a connection of this process; an unpickled Future becomes this one."""
     future = connection_to(address).future(task_id)
     future.name = future.name or name
     return future

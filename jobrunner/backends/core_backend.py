@@ -1,9 +1,9 @@
-"""What the "processes" and "cluster" backends share: a ClientCore on a thread of its own.
+"""The common base of the "processes" and "cluster" backends, which drives a ClientCore on a thread of its own.
 
-A call is pickled in the caller's thread (Submission) and put with others (OutgoingCalls), from where the I/O thread
-(ClientThread) takes and sends whatever has gathered. The Futures are resolved as outcomes arrive (PendingCalls). The
-two backends differ in their Connection alone: the coordinator and the worker at its other end are processes of a
-cluster, or cores in this process.
+A call is pickled in the caller's thread (Submission) and added to the outgoing calls (OutgoingCalls). The I/O thread
+(ClientThread) takes and sends the calls that have gathered there. The Futures are resolved as outcomes arrive
+(PendingCalls). The two backends differ only in their Connection: the coordinator and the worker at its other end are
+processes of a cluster, or cores in this process.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from jobrunner.version import __version__
 
 
 class CoreBackend(Backend):
-    """The interface of Backend to these parts. It owns the last function that was prepared, and nothing else."""
+    """Implements Backend by its parts. This class itself owns only the last function that was prepared."""
 
     capabilities = frozenset(CAPABILITIES)
 
@@ -73,11 +73,11 @@ class CoreBackend(Backend):
         client = ClientId(new_id(connection.key))
         task = current_task()
         self._connection = connection
-        # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
+        # The lock is reentrant, because the garbage collector may shut an executor down in a thread that holds it.
         self._lock = forks.lock()
         self._state = OpenState()
         self._prepared: Prepared | None = None
-        """The last one: mostly the same function is submitted again."""
+        """The last prepared function, because usually the same function is submitted again."""
         self._dependency_results = DependencyResults(
             lambda outcomes, unknown: self._thread.post(ResultReplyRequested(outcomes, unknown)), self
         )
@@ -136,7 +136,7 @@ class CoreBackend(Backend):
                 ),
             )
             finish_before_exit(self.shutdown, self.kill)
-        except BaseException:  # Ctrl-C, maybe: nobody will have this object
+        except BaseException:  # for example Ctrl-C; no caller gets this object, so nobody else could end it
             self._state.shut_down()
             self._thread.abandon()
             raise
@@ -193,8 +193,8 @@ class CoreBackend(Backend):
         return future
 
     def future_there(self, future: Future[Any]) -> tuple[Any, ...] | None:
-        """See `Home`, for `Future.__reduce__`."""
-        from jobrunner.backends.connections import connected_future  # here: it needs ZeroMQ, this may not
+        """Return what `Future.__reduce__` returns for a call of this backend, or None, see `Home`."""
+        from jobrunner.backends.connections import connected_future  # imported here, because it loads ZeroMQ
 
         address = self.connection()
         return None if address is None else (connected_future, (address, future.id, future.name))
@@ -205,7 +205,7 @@ class CoreBackend(Backend):
     # --- cancelling ---
 
     def cancel(self, future: Future[Any], running: bool) -> bool:
-        """Do what `Future.cancel` of this backend's calls does."""
+        """Do what `Future.cancel` does for this backend's calls."""
         return self._cancelling.cancel(future, running)
 
     def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
@@ -215,11 +215,11 @@ class CoreBackend(Backend):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if not self._state.is_of_this_process:
-            return  # a forked child has no I/O thread to end; the lock may even be held, for ever
+            return  # a forked child has no I/O thread to end, and its copy of the lock may be held for ever
         with self._lock:
             self._state.shut_down()
             if cancel_futures:
-                # Where the slots are this program's alone, calls that a free one can begin go on.
+                # If no other program uses the slots, the calls that a free slot can begin are not cancelled.
                 slots = self.max_workers if self.same_host else 0
                 self._cancelling.cancel_what_waits(self._dependency_results.are_done, slots)
             self._thread.finish()
@@ -232,7 +232,7 @@ class CoreBackend(Backend):
 
     def kill(self) -> None:
         if not self._state.is_of_this_process:
-            return  # as in shutdown
+            return  # see `shutdown`
         self._connection.end_at_once()
         with self._lock:
             self._state.shut_down()
@@ -250,7 +250,7 @@ class CoreBackend(Backend):
 
     @property
     def cluster(self) -> str | None:
-        """See `Home`."""
+        """The address of the cluster that other processes can join, or None, see `Home`."""
         return self._connection.cluster
 
     @property
@@ -258,7 +258,10 @@ class CoreBackend(Backend):
         return self._pending.count
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
-        """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
+        """Ask the coordinator a question, and return its answer.
+
+        Raises JobRunnerError with the coordinator's text, and CoordinatorLostError after `timeout` seconds.
+        """
         return self._queries.ask(kind, argument, timeout)
 
     @property
@@ -267,7 +270,7 @@ class CoreBackend(Backend):
 
     @property
     def usable(self) -> bool:
-        """Neither shut down nor failed, nor of the process that forked this one."""
+        """Whether the backend accepts calls, see `OpenState.usable`."""
         return self._state.usable
 
     def status(self) -> dict[str, Any]:
@@ -276,7 +279,7 @@ class CoreBackend(Backend):
     # --- for the I/O thread ---
 
     def _collect(self) -> list[Event]:
-        """See Driver."""
+        """Return the events for the core that have gathered since the last turn; the Driver calls this."""
         self._store.look_after()
         events = self._outgoing.take()
         if events:
@@ -284,7 +287,7 @@ class CoreBackend(Backend):
         return events
 
     def _effects(self) -> dict[type, Callable[[Any], None]]:
-        """See Driver."""
+        """Return the handlers of the core's effects, for the Driver."""
         return {
             ResolveTasks: self._thread.on_outcomes,
             BundleSplit: self._pending.split,
@@ -304,7 +307,7 @@ class CoreBackend(Backend):
         }
 
     def _error_at_end(self, task: TaskId, future: Future[Any], is_loose: bool) -> JobRunnerError | None:
-        """The error with which a call ends that is still pending when this backend ends; None: it is cancelled."""
+        """Return the error of a call that is pending when this backend ends, or None to cancel the call."""
         if self._state.failure is not None:
             return self._state.failure_anew()
         if self.ended_by_force and future.running():

@@ -1,7 +1,7 @@
-"""The Futures that calls of this client have got as arguments, for as long as the cluster may ask for their results.
+"""The Futures that calls of this client have as arguments, kept as long as the cluster may ask for their results.
 
-The coordinator takes the result of a needed task from what it remembers. Where it does not (any more), and for Futures
-that are not this cluster's at all, it asks here.
+The coordinator remembers the results of recent tasks. It asks this client for a result that it does not remember, and
+for the results of Futures that do not belong to this cluster.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from jobrunner.system import forks
 def with_placeholders(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[AnyFuture]]:
-    """The arguments with a `serialization.ResultPlaceholder` in place of each Future, and these Futures.
+    """Return the arguments with a ResultPlaceholder in place of each Future, and the list of these Futures.
 
-    Raises SerializationError for containers that are nested very deeply or hold themselves.
+    Raises SerializationError for containers that are nested very deeply or contain themselves.
     """
     depends_on: dict[int, serialization.ResultPlaceholder] = {}
     futures: list[AnyFuture] = []
@@ -48,7 +48,10 @@ def with_placeholders(
 
 
 class DependencyResults:
-    """Thread-safe. `reply` sends outcomes, and the ids of tasks whose outcome cannot be told."""
+    """The dependencies of pending calls. Thread-safe.
+
+    `reply` sends outcomes, and the ids of tasks whose outcome is not known here.
+    """
 
     def __init__(self, reply: Callable[[list[m.Outcome], list[TaskId]], None], home: Home) -> None:
         self._reply = reply
@@ -58,10 +61,13 @@ class DependencyResults:
         self._users: dict[TaskId, int] = {}
 
     def add(self, futures: Sequence[AnyFuture], new_id: Callable[[], TaskId]) -> tuple[TaskId, ...]:
-        """Ids under which a call that needs them names these Futures: their own, where they are this cluster's."""
+        """Keep the dependencies of a call, and return the task ids under which the call names them.
+
+        A Future of the same cluster has its own id, and any other Future gets a new one.
+        """
         ids = []
         for future in futures:
-            # One that may travel in a bundle is no task that others could wait for: its result goes from here.
+            # A call in a bundle is not a task on which others could depend, so this client sends its result.
             own = (
                 isinstance(future, Future)
                 and self._is_here(future)
@@ -75,13 +81,13 @@ class DependencyResults:
         return tuple(ids)
 
     def are_done(self, ids: Iterable[TaskId]) -> bool:
-        """Whether a call that needs these waits for none of them any more."""
+        """Return whether a call that depends on these tasks does not have to wait for any of them."""
         with self._lock:
-            futures = [self._futures[task] for task in ids if task in self._futures]  # else released, so done
+            futures = [self._futures[task] for task in ids if task in self._futures]  # others are done
         return all(future.done() for future in futures)
 
     def release(self, ids: Iterable[TaskId]) -> None:
-        """A call that needed these is done."""
+        """Note that a call that depended on these tasks is done."""
         with self._lock:
             for task in ids:
                 self._users[task] -= 1
@@ -89,7 +95,7 @@ class DependencyResults:
                     del self._users[task], self._futures[task]
 
     def requested(self, ids: list[TaskId]) -> None:
-        """Say how these ended; what is not done is told when it is."""
+        """Send the outcomes of these tasks, at once or when they have ended."""
         outcomes: list[m.Outcome] = []
         unknown: list[TaskId] = []
         for task in ids:
@@ -100,7 +106,7 @@ class DependencyResults:
             elif future.done():
                 outcomes.append(outcome_of(task, future))
             elif isinstance(future, Future) and future.id == task:
-                unknown.append(task)  # not done as far as we know, and it is the cluster that tells us
+                unknown.append(task)  # only the cluster itself could tell this client more
             else:
                 future.add_done_callback(partial(self._tell, task))
         if outcomes or unknown:
@@ -109,7 +115,7 @@ class DependencyResults:
     def _tell(self, task: TaskId, future: AnyFuture) -> None:
         try:
             self._reply([outcome_of(task, future)], [])
-        except BaseException:  # too little memory, say: the call that needs it must not wait for ever
+        except BaseException:  # for example too little memory; the dependent call must not wait for ever
             self._reply([], [task])
             raise
 
@@ -122,7 +128,7 @@ class DependencyResults:
 
 
 def outcome_of(task: TaskId, future: AnyFuture) -> m.Outcome:
-    """The outcome of a Future that is done."""
+    """Return the outcome of a Future that is done."""
     try:
         failure = future.exception()
     except CancelledError:

@@ -1,4 +1,4 @@
-"""The errors for outcomes without a result, with all facts about the cause."""
+"""The errors of calls whose outcome is not a result, with all facts about the cause."""
 
 from __future__ import annotations
 

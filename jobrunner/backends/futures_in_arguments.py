@@ -1,7 +1,7 @@
 """Futures among the arguments of a call, which are found and replaced by their results.
 
-They are looked for in the arguments themselves and in lists, tuples and dicts (of exactly these types) inside them, at
-any depth. A Future anywhere else, such as in an object of your own class, is an ordinary argument.
+The search covers the arguments themselves and lists, tuples and dicts (of exactly these types) inside them, at any
+depth. A Future anywhere else, such as in an object of a user's class, is an ordinary argument.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CONTAINERS = frozenset((list, tuple, dict))
 def may_hold_futures(
     args: tuple[Any, ...], kwargs: dict[str, Any], wanted: type = concurrent.futures.Future
 ) -> bool:
-    """Return False if there is certainly no Future; this is a fast check. `wanted` is the class of Futures."""
+    """Return whether there may be a Future of the class `wanted`; False is certain, and the check is fast."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) in CONTAINERS:
             if _holds_future(value, wanted):
@@ -29,7 +29,10 @@ def may_hold_futures(
 
 
 def _holds_future(container: Any, wanted: type) -> bool:
-    """Search without recursion, and by the types of the items, which a set finds quickly even in long lists."""
+    """Return whether a container or one inside it holds a Future.
+
+    The search uses no recursion, and looks at the set of the items' types, which is fast even for long lists.
+    """
     todo = [container]
     seen: set[int] = set()
     while todo:
@@ -50,9 +53,10 @@ def _holds_future(container: Any, wanted: type) -> bool:
 def replace_futures(
     value: Any, replace: Callable[[Any], Any], wanted: type = concurrent.futures.Future
 ) -> Any:
-    """Return `value` with each Future replaced; containers of one are copied, and all else stays the same object.
+    """Return `value` with each Future replaced.
 
-    Raises RecursionError for containers nested very deeply, and for those that contain themselves.
+    Containers that hold a Future are copied, and all other objects stay the same. Raises RecursionError for containers
+    that are nested very deeply or contain themselves.
     """
     if isinstance(value, wanted):
         return replace(value)

@@ -1,4 +1,4 @@
-"""What the Futures of calls ask of the backend that has made them."""
+"""The part of a backend's interface that its Futures use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from jobrunner.futures import Future
 
 
 class Home(Protocol):
-    """The backend that a Future came from, as far as the Future needs it."""
+    """The backend that has created a Future, as far as the Future uses it."""
 
     @property
     def cluster(self) -> str | None:
-        """What tells a cluster that others can join from others; None where nobody can join."""
+        """A string that identifies the cluster if other processes can join it, or None."""
 
     def cancel(self, future: Future[Any], running: bool) -> bool:
-        """Cancel the call (also one that runs, if `running`), and return whether it is cancelled."""
+        """Cancel the call, even if it runs with `running`, and return whether it is cancelled."""
 
     def future_there(self, future: Future[Any]) -> tuple[Any, ...] | None:
-        """Return what makes a Future for the same call in another process; None where nothing can."""
+        """Return a function and its arguments that create a Future for the same call in another process.
+
+        Return None if other processes cannot have such a Future.
+        """

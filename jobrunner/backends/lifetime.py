@@ -1,7 +1,7 @@
 """The lifetime of a backend, which an Executor, its views and its maps share.
 
-A map continues to submit after `shutdown` has been called, because its elements were accepted before that. So the last
-one of these shuts the backend down: `shutdown` itself, or the last map that still had work.
+A map continues to submit after `shutdown` has been called, because its elements were accepted before that. So the
+backend is shut down by `shutdown` itself, or by the end of the last map that still had work.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jobrunner.system.atexit_hooks import finish_before_exit
 
 
 class Cancellable(Protocol):
-    """A map, as seen from here."""
+    """The part of a map's interface that a Lifetime uses."""
 
     @property
     def idle(self) -> bool:
-        """Whether it is idle, asked without its lock; False from before it begins anew."""
+        """Whether the map is idle; it is False before the map begins anew. The map's lock is not needed."""
 
     def cancel(self) -> None: ...
 
@@ -40,20 +40,20 @@ class Lifetime:
         self._exiting = False
         self._maps: weakref.WeakSet[Cancellable] = weakref.WeakSet()
         self._begin()
-        # For an Executor that nobody shut down. Pending work still completes, also at the interpreter's exit, so
-        # nothing is left to do then (and the backend may be incomplete).
+        # This is for an Executor that nobody shut down. Pending work still completes, also at the interpreter's exit,
+        # so nothing is left to do then, when the backend may be incomplete.
         self._finalizer = weakref.finalize(self, backend.shutdown, wait=False)
         self._finalizer.atexit = False
 
     def _begin(self) -> None:
-        """Begin without any map: at first, and in a forked process, where nobody brings the results of a map."""
+        """Begin without any map, at first and in a forked process, where the results of maps do not arrive."""
         self._pid = os.getpid()
         # The lock is reentrant, because an iterator that the garbage collector closes may end its map in a thread that
         # holds it.
         self._lock = threading.RLock()
         self._idle = conditions.Condition(self._lock)
         self._busy: set[Cancellable] = set()
-        """Maps with unfinished elements. Beginning and end may be reported twice, if Ctrl-C came in between."""
+        """The maps with unfinished elements. Their beginning and end may be reported twice, after a Ctrl-C."""
         # This is called before the backend's own hook, which is older, so the backend still takes work.
         finish_before_exit(self.finish, self.kill)
 
@@ -117,13 +117,13 @@ class Lifetime:
             busy = bool(self._busy)
         if cancel_futures:
             for run in maps:
-                # of its calls at the backend, those are cancelled that would be cancelled of all calls
+                # the backend cancels the calls of the map as it does all others
                 run.hold()
         elif busy:
             if not wait:
                 return  # the last map shuts the backend down
             self.wait_idle()
-        # From now on only its users keep the backend alive.
+        # From now on only the users of the backend keep it alive.
         self._finalizer.detach()
         self.backend.shutdown(wait, cancel_futures=cancel_futures)
 

@@ -1,4 +1,4 @@
-"""A whole cluster behind a wire, in this process: the coordinator's core, the worker's core and real slots."""
+"""A wire to a whole cluster inside this process: the coordinator's core, the worker's core, and real slots."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def log_error(effect: Log) -> None:
 
 
 class LocalWire:
-    """Seen from the client's driver a wire like any other; made and used by the I/O thread alone."""
+    """The wire to a cluster in this process, which the client's driver uses like any other wire.
+
+    Only the I/O thread creates and uses it.
+    """
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class LocalWire:
                 host=own_host(),
                 pid=os.getpid(),
                 crash_limit=crash_limit,
-                # The payloads are the client's own objects: a window would save nothing.
+                # The payloads are the client's own objects, so a window would save no memory.
                 max_payload=MAX_WINDOW,
                 window_bytes=MAX_WINDOW,
                 hash_seed=hash_seed(),
@@ -78,7 +81,7 @@ class LocalWire:
             max_tasks_per_slot=max_tasks_per_slot,
         )
         self.exit_wait = exit_wait
-        """Seconds that the slots have for their end; set to 0, from any thread, to do without."""
+        """Maximum time in seconds that `close` gives the slots to end; any thread may set it to 0 for no wait."""
         self._show = show
         self._to_coordinator: list[Event] = []
         self._to_client: list[Event] = []
@@ -86,16 +89,19 @@ class LocalWire:
         self._slots_ready = False
         self._router: RouterWire | None = None
         self.listen_at: str | None = None
-        """Set to an address, from any thread, to let other processes in; before the next turn ends, they can come."""
+        """The address at which other processes are to be let in; any thread may set it.
+
+        They can connect before the next turn ends.
+        """
         self.register(self._worker.fileno())
 
     def pids(self) -> list[int]:
-        """The process ids of the slots; from any thread."""
+        """Return the process ids of the slots; any thread may call this."""
         return self._worker.pids()
 
     @property
     def listening(self) -> bool:
-        """Whether other processes have been let in; on the I/O thread."""
+        """Whether other processes can connect; only the I/O thread may ask."""
         return self._router is not None
 
     # --- the interface of a wire ---
@@ -132,7 +138,7 @@ class LocalWire:
 
     def send(self, effect: Send) -> Event | None:
         self._to_coordinator.append(Received(CLIENT, effect.envelope))
-        self._run_until_idle(time.monotonic())  # at once, so that the slots begin before this turn is over
+        self._run_until_idle(time.monotonic())  # at once, so that slots begin before this turn is over
         return None
 
     def close(self, *, orderly: bool = False) -> None:
@@ -142,21 +148,24 @@ class LocalWire:
             self._worker.close()
         if self._router is not None:
             self._router.close()
-        # It remembers results for others, and a program may keep its executor for long after this.
+        # The core remembers results, and a program may keep its executor for a long time after this.
         self._coordinator = None
         self._alarm = None
 
     def listen(self, address: str) -> str:
-        """Let other processes in, at that address; on the I/O thread. Why that cannot be, or nothing."""
+        """Let other processes connect to that address; called on the I/O thread.
+
+        Return the reason why that is impossible, or an empty string.
+        """
         self.listen_at = None
         if self._router is not None:
             return ""
         try:
-            from jobrunner.transport.sockets import RouterWire  # here: most local pools never need ZeroMQ
+            from jobrunner.transport.sockets import RouterWire  # here, because few pools need ZeroMQ
 
             router = RouterWire(address)
         except Exception as exc:
-            # Whatever it is, it costs the calls that want to connect, and not the pool.
+            # Any error affects the calls that want to connect, and not the pool.
             return f"calls cannot make calls of their own: {exc}"
         self._router = router
         self.register(router.fileno())
@@ -165,7 +174,7 @@ class LocalWire:
     # --- the cluster inside ---
 
     def _run_until_idle(self, now: float) -> None:
-        """Turn both cores until neither has anything to do."""
+        """Run turns of both cores until neither has anything to do."""
         assert self._alarm is not None
         busy = True
         while busy:
@@ -187,7 +196,7 @@ class LocalWire:
                 self._deliver(effect)
 
     def _deliver(self, effect: Send) -> None:
-        """From the coordinator to whom it may concern."""
+        """Deliver a message of the coordinator to its destination."""
         if effect.destination == IN_PROCESS:
             self._worker.post(effect.envelope)
         elif effect.destination == CLIENT:

@@ -1,4 +1,4 @@
-"""Whether a backend accepts calls: until it is shut down, has failed, or is used in a process that was forked."""
+"""The state of a backend: it accepts calls until it is shut down or has failed, and never in a forked process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from jobrunner.errors import JobRunnerError
 
 
 class OpenState:
-    """Whether a backend is open, and why not. Whoever must not miss the end asks with the backend's lock held."""
+    """Tells whether a backend is open, and why it is not.
+
+    Callers that must not miss the end of the backend ask with the backend's lock held.
+    """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self.is_shut_down = False
         self.failure: JobRunnerError | None = None
-        """The reason why the backend has ended before its time; raise `failure_anew` instead of this one."""
+        """The error that has ended the backend; to raise it, use `failure_anew`."""
 
     @property
     def is_of_this_process(self) -> bool:
-        """Whether this process opened the backend: a process that was forked from it has none of its threads."""
+        """Whether this process opened the backend; a process that was forked from it has none of its threads."""
         return os.getpid() == self._pid
 
     @property
@@ -36,7 +39,7 @@ class OpenState:
         self.failure = failure
 
     def fail_by_bug(self, what: str, exc: BaseException) -> None:
-        """Accept no further call, because `what` has raised an exception that nobody expected."""
+        """Accept no further call, because `what` has raised an unexpected exception."""
         failure = JobRunnerError(f"{what} failed: {exc!r}; this is a bug in jobrunner")
         failure.__cause__ = exc
         self.fail(failure)
@@ -53,12 +56,12 @@ class OpenState:
             )
 
     def failure_anew(self) -> JobRunnerError | None:
-        """Return the failure as an error for one who raises it; None if there is none."""
+        """Return a copy of the failure that one caller may raise, or None if the backend has not failed."""
         return None if self.failure is None else anew(self.failure)
 
 
 def anew(failure: JobRunnerError) -> JobRunnerError:
-    """Return a copy, because a traceback holds on to all that is in its frames."""
+    """Return a copy of an error to raise; the original then gets no traceback, which would keep objects alive."""
     error = copy.copy(failure)
     error.__cause__ = failure.__cause__
     return error

@@ -1,4 +1,4 @@
-"""The calls of a client on their way from the threads that submit them to the I/O thread, one by one or in bundles."""
+"""The calls that the threads of a client have submitted and that its I/O thread will send, some of them in bundles."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from jobrunner.protocol.wire.payloads import Payload
 
 
 class OutgoingCalls:
-    """The tasks that the I/O thread has not taken yet. It is a `wait_hooks.Caller`.
+    """The tasks that the I/O thread has not taken yet. This class implements `wait_hooks.Caller`.
 
-    `home` is whose Futures they are. `lock` also guards `pending`, and `check_open`, which raises if no call is
-    accepted any more. `limits` tells how many calls of a function may travel together.
+    `home` is the backend to which the Futures belong. `lock` also guards `pending` and `check_open`, which raises if no
+    call is accepted any more. `limits` tells how many calls of a function may be in one bundle.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class OutgoingCalls:
         self._thread = thread
         self._tasks: list[m.TaskSpec | BundleBuilder] = []
         self._builder: BundleBuilder | None = None
-        """The last of `_tasks`, if that is one."""
+        """The last of `_tasks`, if it is a bundle that accepts more calls."""
         self._functions: dict[tuple[m.FunctionKey, m.FunctionKey | None], Prepared] = {}
         """The functions of `_tasks`."""
         self._number = 0
@@ -70,7 +70,7 @@ class OutgoingCalls:
         options: m.TaskOptions,
         futures: Sequence[AnyFuture] = (),
     ) -> Future[Any]:
-        """Have the I/O thread send a call or a chunk, see `submission.Send`; calls that are short go with others."""
+        """Have the I/O thread send a call or a chunk, see `submission.Send`; short calls go into a bundle."""
         if futures:
             return self._send_dependent(prepared, payload, options, futures)
         if (
@@ -86,7 +86,7 @@ class OutgoingCalls:
             future = self._send_alone(prepared, payload, SINGLE_CALL, options)
             if self._limits.is_new(definition.key):
                 # Let the I/O thread run, which would otherwise wait for milliseconds while a loop submits hundreds of
-                # calls: the sooner some have been made, the sooner it is known whether the rest can go in bundles.
+                # calls. The sooner some calls have run, the sooner it is known whether the others can go in bundles.
                 time.sleep(0)
             return future
         nested = depth()
@@ -119,7 +119,7 @@ class OutgoingCalls:
         try:
             return self._send_alone(prepared, payload, SINGLE_CALL, options, depends_on)
         except BaseException:
-            self._dependency_results.release(depends_on)  # a call that is refused keeps nothing
+            self._dependency_results.release(depends_on)  # a call that was refused must keep no dependency
             raise
 
     def _send_alone(
@@ -157,7 +157,7 @@ class OutgoingCalls:
         return future
 
     def _never_sent(self, task: TaskId) -> None:
-        """With the lock held. Ctrl-C came before all was noted of a call, which nobody is to wait for then."""
+        """Drop a call whose submission was interrupted by Ctrl-C, so that nobody waits for it; the lock is held."""
         self._builder = None
         self._pending.discard(task)
         self._tasks = [entry for entry in self._tasks if entry.id != task]
@@ -169,7 +169,10 @@ class OutgoingCalls:
             return task_id(self._client, self._number)
 
     def unfinished_calls(self) -> list[str]:
-        """See `wait_hooks.Caller`. Calls that are submitted from now on are in no bundle with one of these."""
+        """Return the ids of the unfinished calls, see `wait_hooks.Caller`.
+
+        Calls that are submitted later do not join a bundle with one of these.
+        """
         with self._lock:
             self._builder = None
             return list(self._pending.entries)

@@ -1,6 +1,6 @@
-"""The calls of a backend that are not done: their Futures, from the submission to the result.
+"""The pending calls of a backend, with their Futures, from the submission to the result.
 
-The Futures are resolved here alone: as outcomes arrive, or at the end of the backend, which leaves no Future pending.
+Only this module resolves the Futures, as outcomes arrive or at the end of the backend, which leaves no Future pending.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from jobrunner.protocol.wire.payloads import Payload
 
 
 class PendingCalls:
-    """The tasks that a backend waits for: calls and chunks with a Future each, bundles with a BundleBuilder.
+    """The tasks that a backend waits for: calls and chunks with a Future each, and bundles with a BundleBuilder each.
 
-    Callers add to it with `lock` held; everything about outcomes happens on the backend's thread. `cancel_waits`
-    are the threads that wait for a call to be cancelled. `release` is told of the dependencies of each call that has
-    ended.
+    Callers add tasks with `lock` held, and the backend's thread handles outcomes. `cancel_waits` are the threads that
+    wait for a call to be cancelled. `release` is called with the dependencies of each call that has ended.
     """
 
     def __init__(
@@ -41,17 +40,17 @@ class PendingCalls:
         self._cancel_waits = cancel_waits
         self._release = release
         self.entries: dict[TaskId, Future[Any] | BundleBuilder] = {}
-        """For others to read."""
+        """The Future or the bundle of each task that is not done; other classes may only read this."""
         self._builders: weakref.WeakValueDictionary[str, BundleBuilder] = weakref.WeakValueDictionary()
-        """By the open part of their ids."""
+        """The builders of pending bundles, by the open parts of their ids."""
         self._chunks: set[TaskId] = set()
         self._loose: set[TaskId] = set()
-        """Those of `entries` that nobody waits for at the end: calls of others, and detached ones."""
+        """The tasks whose end the backend does not wait for: calls of other programs, and detached calls."""
         self._dependencies_of: dict[TaskId, tuple[TaskId, ...]] = {}
         self._resolving: tuple[TaskId, Future[Any] | BundleBuilder] | None = None
-        """The entry that is being resolved, and is in `entries` no more."""
+        """The task that is being resolved, and that was removed from `entries`."""
         self._left: list[tuple[TaskId, Future[Any]]] = []
-        """At the end: the calls that were not resolved by then."""
+        """The calls that were not resolved when the backend ended."""
 
     # --- noting calls; with the lock held ---
 
@@ -67,18 +66,18 @@ class PendingCalls:
         self._builders[open_part(builder.id)] = builder
 
     def add_watched(self, task: TaskId, future: Future[Any]) -> None:
-        """Add a call that somebody else has submitted."""
+        """Add a call that another program has submitted."""
         self.entries[task] = future
         self._loose.add(task)
 
     def discard(self, task: TaskId) -> None:
-        """Drop a call that was never sent, whether or not all of it was noted."""
+        """Drop a call that was never sent; its addition may have been interrupted."""
         self.entries.pop(task, None)
         self._chunks.discard(task)
         self._dependencies_of.pop(task, None)
 
     def accept(self, tasks: Iterable[TaskId]) -> None:
-        """These calls are detached, and the coordinator has them."""
+        """Note that the coordinator has these calls, which are detached."""
         with self._lock:
             self._loose.update(task for task in tasks if task in self.entries)
 
@@ -86,25 +85,25 @@ class PendingCalls:
 
     @property
     def has_only_loose(self) -> bool:
-        """Whether nobody waits for any of these calls at the end."""
+        """Whether the end of the backend waits for no call."""
         return len(self.entries) == len(self._loose)
 
     @property
     def count(self) -> int:
-        """The number of calls; each one in a bundle counts."""
+        """The number of pending calls, including each call in a bundle."""
         entries = list(self.entries.values())
         return sum(len(entry.futures) if isinstance(entry, BundleBuilder) else 1 for entry in entries)
 
     def own(self) -> list[TaskId]:
-        """The tasks that are not loose; with the lock held."""
+        """Return the tasks whose end the backend waits for; called with the lock held."""
         return [task for task in self.entries if task not in self._loose]
 
     def dependent(self) -> list[tuple[TaskId, tuple[TaskId, ...]]]:
-        """The tasks that depend on others, and these."""
-        return list(self._dependencies_of.items())  # the I/O thread takes from it
+        """Return the tasks that depend on others, with their dependencies."""
+        return list(self._dependencies_of.items())  # a copy, because the I/O thread removes items
 
     def future_of(self, task: TaskId) -> Future[Any] | None:
-        """The Future of a call that is not done."""
+        """Return the Future of a call that is not done, or None for any other id."""
         entry = self.entries.get(task)
         if entry is None:
             bundle = bundles.place_of_call(task)
@@ -115,7 +114,7 @@ class PendingCalls:
     # --- outcomes; on the backend's thread ---
 
     def resolve_outcomes(self, outcomes: Sequence[m.Outcome]) -> None:
-        """End the calls of these outcomes. An outcome of a task that is not pending (any more) changes nothing."""
+        """Resolve the calls of these outcomes; the outcome of a task that is not pending has no effect."""
         for outcome in outcomes:
             entry: Future[Any] | BundleBuilder | None = None
             try:
@@ -135,7 +134,7 @@ class PendingCalls:
         self._resolving = None
 
     def fail(self, task: TaskId, error: BaseException) -> None:
-        """End a call with an error that did not come with an outcome. If it is not pending (any more), do nothing."""
+        """Resolve a call with an error that did not come with an outcome, if the call is pending."""
         with self._lock:
             future = self.entries.pop(task, None)
             self._resolving = None if future is None else (task, future)
@@ -148,7 +147,7 @@ class PendingCalls:
         self._resolving = None
 
     def _fail(self, task: TaskId, entry: Future[Any] | BundleBuilder | None, cause: BaseException) -> None:
-        """An unforeseen error came between an outcome and its Futures: it costs these, and no others."""
+        """Fail the Futures of an outcome that could not be handled because of an unexpected error."""
         with self._lock:
             entry = entry or self.entries.pop(task, None)
         futures = entry.futures if isinstance(entry, BundleBuilder) else [] if entry is None else [entry]
@@ -171,7 +170,7 @@ class PendingCalls:
     def _resolve_calls(
         self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, location: m.Detail | None
     ) -> None:
-        """End calls of a bundle, those that did not raise by the shortest way."""
+        """Resolve calls of a bundle; calls that succeeded take a faster path."""
         try:
             payloads, durations, failed = bundles.unpack_results(payload)
             calls = list(zip(futures, payloads, durations, strict=True))
@@ -190,7 +189,7 @@ class PendingCalls:
             future.duration = duration
             try:
                 future.set_result(serialization.load_result(stream))
-            except BaseException as exc:  # as in `_decode`; or it is resolved, which this does not change
+            except BaseException as exc:  # of the user's code, or because the Future is resolved
                 resolve(future, exception=exc)
 
     def _resolve(self, future: Future[Any], outcome: m.Outcome) -> None:
@@ -208,7 +207,10 @@ class PendingCalls:
             wait.end()
 
     def _decode(self, outcome: m.Outcome, chunk: bool, name: str) -> tuple[Any, BaseException | None]:
-        """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
+        """Return the result and the error, one of which is None.
+
+        Unpickling runs code of the user, which may raise any exception.
+        """
         try:
             if outcome.status == m.OK:
                 load = load_element_results if chunk else serialization.load_result
@@ -218,7 +220,7 @@ class PendingCalls:
             return None, exc
 
     def split(self, effect: BundleSplit) -> None:
-        """The calls of a bundle that have not ended go on as tasks of their own."""
+        """Resolve the calls of a bundle that have ended, and wait for each of the others as a task of its own."""
         builder = self.entries.get(effect.id)
         if not isinstance(builder, BundleBuilder):
             return
@@ -231,7 +233,7 @@ class PendingCalls:
             builder.futures = []
 
     def divide(self, effect: ChunkDivided) -> None:
-        """A chunk goes on without some of its elements, under the id of its part."""
+        """Wait for a part of a chunk under the id of that part; the other elements are given back to the front."""
         with self._lock:
             future = self.entries.get(effect.id)
             if not isinstance(future, Future):
@@ -261,9 +263,9 @@ class PendingCalls:
     # --- the end ---
 
     def take_what_is_left(self, shut_down: Callable[[], None]) -> None:
-        """From now on `resolve_what_is_left` resolves these calls, and outcomes do not.
+        """Take the pending calls, so that outcomes no longer resolve them, but `resolve_what_is_left` does.
 
-        `shut_down` sees to it that no further call is added.
+        `shut_down` ensures that no further call is added.
         """
         with self._lock:
             shut_down()
@@ -278,9 +280,10 @@ class PendingCalls:
     def resolve_what_is_left(
         self, error_of: Callable[[TaskId, Future[Any], bool], BaseException | None]
     ) -> None:
-        """`error_of(task, future, is_loose)` is the error with which a call ends; None: it is cancelled.
+        """Resolve the calls that were pending at the end of the backend.
 
-        May be called again, and by two threads at a time.
+        `error_of(task, future, is_loose)` returns the error of a call, or None to cancel it. This method may be called
+        repeatedly, and by two threads at the same time.
         """
         for task, future in self._left:
             try:

@@ -1,4 +1,4 @@
-"""A function in its state when `prepare` was called, and the definitions that are sent of it."""
+"""A function in its state at the time when `prepare` was called, with the definitions that are sent to slots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from jobrunner.protocol.wire.payloads import Payload, Store, payload_size
 
 
 class Prepared:
-    """The result of `prepare` for backends that pickle calls. Raises SerializationError."""
+    """The result of `prepare` for backends that pickle calls.
+
+    Raises SerializationError if the function cannot be pickled.
+    """
 
     __slots__ = (
         "_mapped",
@@ -39,7 +42,7 @@ class Prepared:
         self.fn, self.args, self.kwargs = serialization.split_call(fn)
         """The function that is called, and the arguments that precede those of the call, such as those of a partial."""
         self.initializer = initializer
-        """The definitions that prepare its slots: the parts of an initializer, then itself."""
+        """The definitions of the initializer that prepares its slots, in the order parts, initializer; may be empty."""
         self._store = store
         self._mapped: Prepared | None = None
         self._take(serialization.dump_function(self.fn, store))
@@ -80,7 +83,7 @@ class Prepared:
 
     @property
     def may_be_kept(self) -> bool:
-        """Whether it holds no object of the program's, which would live as long as this is kept."""
+        """Whether the function holds no object of the program, which would live as long as the function is kept."""
         fn = self.whole
         if type(fn) is FunctionType:
             return fn.__closure__ is None and fn.__defaults__ is None and fn.__kwdefaults__ is None
@@ -88,7 +91,7 @@ class Prepared:
 
     @property
     def definitions(self) -> tuple[FunctionDef, ...]:
-        """The definitions that somebody who has not seen the function must be sent, in this order."""
+        """The definitions, in this order, that must be sent to a receiver that does not know the function."""
         parts = self.dumped.parts
         if not parts:
             return (self.definition,)
@@ -145,7 +148,7 @@ class Prepared:
 
 
 def definitions_of(dumped: DumpedFunction) -> tuple[FunctionDef, ...]:
-    """Return the definitions that are sent of a pickled function: its parts, then itself."""
+    """Return the definitions of a pickled function in the order in which they are sent: its parts, then itself."""
     return tuple([FunctionDef(*each.definition()) for each in (*dumped.parts, dumped)])
 
 
@@ -158,11 +161,14 @@ class PackedElements:
         self.payload = payload
         self.names = names
         self.carried = payload_size(payload) if isinstance(payload, (bytes, tuple)) else 0
-        """Size in bytes that chunks of them carry; 0 if they are in shared memory."""
+        """The size in bytes of the elements in each chunk's message; 0 if they are in shared memory."""
         self._prepared: Prepared | None = None
 
     def prepared(self, fn: Prepared) -> Prepared:
-        """Return `fn` with these globals. Raises SerializationError."""
+        """Return `fn` with the globals that the elements refer to.
+
+        Raises SerializationError if they cannot be pickled.
+        """
         if self._prepared is None:
             self._prepared = fn.with_names(self.names)
         return self._prepared

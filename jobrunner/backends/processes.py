@@ -1,8 +1,8 @@
-"""The "processes" backend: the slots of a worker daemon, driven in this process without a network.
+"""The "processes" backend, which drives the slots of a worker daemon in this process, without a network.
 
-The coordinator's and the worker's cores run on the same I/O thread as the client's, and hand each other their
-messages as objects; nothing is encoded and no process is between the caller and the slots. So local pools retry,
-cancel, time out and recover exactly as a cluster does.
+The cores of the coordinator and the worker run on the same I/O thread as the client's core, and exchange their messages
+as objects. Nothing is encoded, and no process is between the caller and the slots. So local pools retry, cancel, time
+out and recover exactly as a cluster does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ from jobrunner.transport.driver import Wire
 
 
 class SlotHandle:
-    """What `multiprocessing.Process` has of a slot's process, for who looks for the pool's children."""
+    """A part of the interface of `multiprocessing.Process` for the process of a slot.
+
+    It is for libraries that look at the child processes of a pool.
+    """
 
     def __init__(self, pid: int, living: Callable[[], list[int]]) -> None:
         self.pid = pid
@@ -45,11 +48,11 @@ class SlotHandle:
         return self.pid in self._living()
 
     def terminate(self) -> None:
-        """SIGTERM; its call fails or runs again, and another process takes its place."""
+        """Send SIGTERM to the process; its call fails or runs again, and another process replaces it."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """As `terminate`, with SIGKILL."""
+        """Send SIGKILL to the process; otherwise the same as `terminate`."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
@@ -59,10 +62,10 @@ class SlotHandle:
 
 
 class LocalConnection(Connection):
-    """A coordinator and slots in this process, see LocalWire, which others can join through a Unix socket.
+    """The connection to a coordinator and slots in this process, see LocalWire.
 
-    The socket is made when the first of them is expected. `let_in(address)` is called then, with the address at which
-    they join.
+    Other processes can join through a Unix socket, which is created when the first of them is expected. Then
+    `let_in(address)` is called with the address at which they join.
     """
 
     same_host = True
@@ -77,12 +80,12 @@ class LocalConnection(Connection):
         self._no_folder: ConfigError | None = None
         try:
             self._folder = socket_folder()
-        except ConfigError as exc:  # most programs need none
+        except ConfigError as exc:  # most programs need no folder, so the error is raised when one is needed
             self._no_folder = exc
         self._listens = False
         self._hold = -1
-        """A descriptor, which is open while this backend uses its folder."""
-        # In the thread that may have configured it.
+        """A file descriptor that is open while this backend uses its folder, or -1."""
+        # This is called here, in the thread that may have configured the start method and the interpreter.
         self._program = this_program(settings.start_method, settings.config.interpreter)
         self._wire: LocalWire
 
@@ -111,7 +114,10 @@ class LocalConnection(Connection):
         return self._wire.pids()
 
     def listen(self) -> str:
-        """Have others let in, and return the address at which they join; any thread may call this."""
+        """Have other processes let in, and return the address at which they join; any thread may call this.
+
+        Raises ConfigError if there is no usable folder for the socket.
+        """
         with self._lock:
             if not self._listens:
                 if self._folder is None:
@@ -134,12 +140,15 @@ class LocalConnection(Connection):
         return f"ipc://{self._folder}/{SOCKET}"
 
     def _let_tasks_in(self) -> str:
-        """A call wants to make calls of its own: why it cannot, or nothing. On the I/O thread."""
+        """Let a call submit calls of its own; called on the I/O thread.
+
+        Return the reason why that is impossible, or an empty string.
+        """
         try:
             failure = self._wire.listen(self.listen()) or unreachable(self._join_address)
         except ConfigError as exc:
             return f"calls cannot make calls of their own: {exc}"
-        # The next one that asks finds another state of things, maybe.
+        # The state of the system may be different when the next call asks.
         if failure and not self._wire.listening:
             with self._lock:
                 self._listens = False
@@ -167,7 +176,7 @@ class LocalConnection(Connection):
 
 
 class ProcessesBackend(CoreBackend):
-    """`max_workers` slots on this host; default: the CPUs that this process may use."""
+    """The backend with `max_workers` slots on this host; the default is the number of CPUs this process may use."""
 
     name = "processes"
 
@@ -181,7 +190,10 @@ class ProcessesBackend(CoreBackend):
         return {pid: SlotHandle(pid, self._local.pids) for pid in self._local.pids()}
 
     def connection(self) -> str:
-        """Lets tasks (which get the pickled Executor) connect, through a Unix socket in a folder of this user's."""
+        """Return the address at which tasks that have the pickled Executor connect.
+
+        It is that of a Unix socket in a folder of this user.
+        """
         return self._local.listen()
 
     def _let_in(self, address: str) -> None:

@@ -1,4 +1,4 @@
-"""Questions to the coordinator, for threads that wait for the answers from the I/O thread."""
+"""Questions to the coordinator; the threads that ask them wait for the I/O thread, which receives the answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class QueryWait:
 class Queries:
     """The questions that have no answer yet. Thread-safe.
 
-    `lock` ensures that nothing is asked after the end: `check_open` is called with it held, and raises once its backend
+    `lock` ensures that nothing is asked after the end: `check_open` is called with it held, and raises once the backend
     has ended. `post` gives an event to the I/O thread.
     """
 
@@ -39,9 +39,9 @@ class Queries:
         self._waits: dict[int, QueryWait] = {}
 
     def ask(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
-        """Ask the coordinator.
+        """Ask the coordinator a question, and return its answer.
 
-        Raises JobRunnerError with its text, and CoordinatorLostError after `timeout` seconds.
+        Raises JobRunnerError with the coordinator's text, and CoordinatorLostError after `timeout` seconds.
         """
         if len(argument) > MAX_ARGUMENT_LENGTH:
             raise ConfigError(
@@ -71,7 +71,10 @@ class Queries:
             wait.done.set()
 
     def end(self, error: Callable[[], JobRunnerError | None]) -> None:
-        """End all waits, because nobody will answer: each thread gets an error of its own, or hears of the shutdown."""
+        """End all waits, because no answer will come; each thread raises an error of its own.
+
+        `error` returns that error, or None after a shutdown.
+        """
         for wait in list(self._waits.values()):
             wait.error = error() or JobRunnerError("the executor was shut down before the answer came")
             wait.done.set()

@@ -1,6 +1,6 @@
-"""Backends by name: the built-in ones, then those of other packages (entry points "jobrunner.backends").
+"""The backends by their names: the built-in ones, and those of other packages (entry points "jobrunner.backends").
 
-A name stands for "module:Class", and the module is imported when the backend is opened, so that a program pays for what
+A name stands for "module:Class". The module is imported when the backend is opened, so that a program loads only what
 it uses. The class is called with a BackendSettings.
 """
 
@@ -48,7 +48,7 @@ def capabilities(name: str) -> frozenset[str]:
 
 
 def open_backend(name: str, settings: BackendSettings) -> Backend:
-    """Open the backend of that name. Raises ConfigError for an unknown name, and for objects that cannot be shipped."""
+    """Open the backend with this name; raise ConfigError for an unknown name, and if modules cannot be shipped."""
     factory = _find(name)
     if settings.address is not None and name in LOCAL:
         raise ConfigError(
@@ -68,7 +68,7 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
 
 
 def _with_shipped(name: str, settings: BackendSettings) -> BackendSettings:
-    """Add an initializer for shipped modules; child processes of this one get only those that they would not find."""
+    """Add an initializer for shipped modules; child processes get only the modules that they would not find."""
     from jobrunner.program import inheritance
     from jobrunner.shipping import collect as shipping  # imported here because most programs ship nothing
 

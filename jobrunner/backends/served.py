@@ -1,7 +1,7 @@
 """The backends of this process that tasks can join, by address.
 
-A Future or an Executor that comes back from a task is unpickled in the thread that serves the tasks. It must not
-connect to itself there: nobody would answer.
+A Future or an Executor that comes back from a task is unpickled in the thread that serves the tasks. That thread must
+not connect to itself, because it would wait for its own answer.
 """
 
 from __future__ import annotations

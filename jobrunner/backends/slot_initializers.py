@@ -1,4 +1,4 @@
-"""The initializers that prepare the slots of a backend's calls, for the present state of the program."""
+"""The initializers that prepare slots for a backend's calls, in the present state of the program."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from jobrunner.system import forks
 
 
 class SlotInitializers:
-    """The present initializer. With `same_host`, this user's backend starts the slots, which find the program's files.
+    """Provides the present initializer.
 
-    Raises SerializationError for an initializer that cannot be pickled.
+    `same_host` tells that this backend starts the slots, so that they find the program's files. Raises
+    SerializationError for an initializer that cannot be pickled.
     """
 
     def __init__(self, settings: BackendSettings, store: Store, *, same_host: bool) -> None:
@@ -30,12 +31,12 @@ class SlotInitializers:
         self._same_host = same_host
         self._finder = versions.watch()
         self._epoch = self._finder.epoch()
-        # Slots of other backends may have served this program before.
+        # Slots of other backends may have served this program before, in an earlier epoch.
         self._first = self._epoch.number if same_host else 0
         initializer = settings.initializer
         self._shipment = initializer if isinstance(initializer, Shipment) and initializer.parts else None
         self._initializer = _dumped(settings, store, same_host)
-        # A shared object that is found by name is gone when nobody here has it any more.
+        # A shared object that is found by its name exists only while a reference to it is kept here.
         self._initargs = settings.initargs
         self._present = self._definition(self._initializer, self._epoch)
 
@@ -45,7 +46,7 @@ class SlotInitializers:
         They are the same object as long as nothing changes. Raises ConfigError if modules to ship cannot be collected
         again.
         """
-        # This is called for each call, so changes are checked without a further call.
+        # This runs for each call, so the check for changes makes no further function call.
         finder = self._finder
         if finder.asked or finder.present is not self._epoch:
             self._renew()

@@ -1,8 +1,8 @@
-"""The arguments and attributes of the standard library's pools.
+"""The arguments and attributes that Executor has in common with the standard library's pools.
 
 `ProcessPoolExecutor(4, context, initialize, (1,))` and `ThreadPoolExecutor(4, "prefix", initialize, (1,))` differ in
-the second argument, for which Executor accepts either. Values that cannot be used are refused in the standard
-library's words.
+the second argument, for which Executor accepts either. Invalid values are refused with the error texts of the standard
+library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_max_workers(value: object) -> None:
-    """Raise ConfigError or ConfigTypeError for a bad value; `config` checks numbers further."""
+    """Raise ConfigError or ConfigTypeError for a bad value of `max_workers`; `config` checks numbers further."""
     if value is None:
         return
     if not isinstance(value, (int, float)) and not hasattr(value, "__index__"):
@@ -36,7 +36,7 @@ def check_initializer(initializer: object) -> None:
 
 
 def check_max_tasks(value: object, mp_context: Any) -> None:
-    """Raise ConfigError or ConfigTypeError for a bad value."""
+    """Raise ConfigError or ConfigTypeError for a bad value of `max_tasks_per_child`."""
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
@@ -66,12 +66,12 @@ def second_argument(given: Any, prefix: str | None) -> tuple[Any, str]:
 
 
 def start_method(mp_context: Any) -> str | None:
-    """Return how the context starts processes; None if that is not set."""
+    """Return the start method of the context, or None if it is not set."""
     return None if mp_context is None else mp_context.get_start_method(allow_none=True)
 
 
 def warn_of_fork(mp_context: Any) -> None:
-    """Warn, for an Executor whose calls run in other processes, of the missing effects of a fork."""
+    """Warn that calls do not run in forks of this program, although the context asks for the method 'fork'."""
     if start_method(mp_context) == "fork":
         warnings.warn(
             "mp_context: calls run in fresh interpreters here, as with 'spawn', and not in forks of this program: what"
@@ -82,7 +82,7 @@ def warn_of_fork(mp_context: Any) -> None:
 
 
 class WorkQueue:
-    """The calls that have not started, as far as their number is known."""
+    """The number of calls that have not started, with the interface of a queue."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
@@ -95,7 +95,7 @@ class WorkQueue:
 
 
 class StandardNames:
-    """Attributes under the names that libraries know from the standard pools; those without a meaning are missing."""
+    """The private attributes of the standard pools that libraries read; attributes without a meaning are missing."""
 
     _lifetime: Lifetime
     _initializer: Callable[..., object] | None = None
@@ -113,7 +113,7 @@ class StandardNames:
 
     @property
     def _mp_context(self) -> Any:
-        """The given context; else that of fresh interpreters, in which calls run."""
+        """The given context, or by default "spawn", because calls run in fresh interpreters."""
         import multiprocessing  # imported here because few programs ask
 
         return self._given_context or multiprocessing.get_context("spawn")
@@ -126,7 +126,7 @@ class StandardNames:
 
     @property
     def _broken(self) -> bool | str:
-        """False, or the reason why nothing can be submitted any more."""
+        """The reason why nothing can be submitted any more, or False."""
         return self._backend.broken or False
 
     @property
@@ -144,5 +144,5 @@ class StandardNames:
 
     @property
     def _work_queue(self) -> WorkQueue:
-        self._backend.threads  # noqa: B018  (only a pool of threads has one that can be looked at)
+        self._backend.threads  # noqa: B018  (raises AttributeError unless this is a pool of threads)
         return WorkQueue(lambda: self._backend.queued)

@@ -1,7 +1,7 @@
-"""What `submit` does in the caller's thread, for backends that pickle calls.
+"""The part of `submit` that runs in the caller's thread, for backends that pickle calls.
 
 The arguments are taken in their present state: partial arguments are joined with those of the call, Futures among them
-are found, and the rest is pickled. Where the call goes then differs from backend to backend: see `outgoing_calls` and
+are replaced, and the result is pickled. Each backend sends the pickled call in its own way, see `outgoing_calls` and
 `engine.new_calls`.
 """
 
@@ -40,7 +40,7 @@ class Send(Protocol):
 class Submission:
     """Pickles calls, packs chunks, and gives them to `send`.
 
-    `check_open` raises if no call is accepted any more. `store` takes large arguments that need not be sent.
+    `check_open` raises if no call is accepted any more. `store` keeps large arguments in shared memory.
     """
 
     def __init__(self, check_open: Callable[[], None], send: Send, store: Store | None = None) -> None:
@@ -51,10 +51,10 @@ class Submission:
     def submit(
         self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any], options: m.TaskOptions
     ) -> Future[Any]:
-        """See `Backend.submit`."""
+        """Pickle and send a call, as `Backend.submit` describes."""
         futures: list[AnyFuture] = []
         try:
-            if prepared.fn is not prepared.whole:  # asked here, as every call comes this way
+            if prepared.fn is not prepared.whole:  # checked here, because calling a function is slower
                 args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_placeholders(args, kwargs)
@@ -79,7 +79,7 @@ class Submission:
         return self._send(prepared, payload, SINGLE_CALL, options, futures)
 
     def pack(self, elements: Any) -> Payload | PackedElements:
-        """See `Backend.pack`."""
+        """Pickle elements, as `Backend.pack` describes."""
         return pack(elements, self._store)
 
     def submit_chunk(
@@ -90,6 +90,6 @@ class Submission:
         stop: int,
         options: m.TaskOptions,
     ) -> Future[Any]:
-        """See `Backend.submit_chunk`."""
+        """Send a chunk, as `Backend.submit_chunk` describes."""
         prepared, payload = chunk(prepared, packed)
         return self._send(prepared, payload, Chunk(start, stop), options)

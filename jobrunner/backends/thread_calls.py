@@ -1,9 +1,9 @@
 """The calls of a pool of threads, from their submission until they have ended.
 
-A call waits for the Futures among its arguments, then in a heap for a thread. A chunk of `map` that a thread has begun
-stays known while it has elements that nobody has taken, since other threads may help with them.
+A call waits first for the Futures among its arguments, and then in a heap for a thread. A chunk of `map` that a thread
+has begun stays known while it has elements that no thread has taken, because other threads may help with them.
 
-Everything is done with the lock of the pool held, unless it says something else.
+The pool's lock must be held for everything here, unless a docstring states an exception.
 """
 
 from __future__ import annotations
@@ -17,45 +17,44 @@ from jobrunner.backends.thread_chunks import SharedChunk
 from jobrunner.futures import Future
 
 NO_CALL = 0
-"""No call has this number; the first one has 1."""
+"""A number that no call has; the first call has 1."""
 
 
 class ThreadCall(NamedTuple):
-    """A call in the heap: the most urgent first, then the oldest. `work` gives the Future's result."""
+    """A call in the heap, ordered by urgency and then by age. `work` returns the result for the Future."""
 
     urgency: int
     number: int
     future: Future[Any]
     work: Callable[[], Any]
     chunk: SharedChunk | None = None
-    """Of a chunk, its elements, which several threads may take from."""
+    """The elements of a chunk, which several threads may take; None for a single call."""
 
 
 class Runner:
-    """A job of the pool, which takes one call after the other.
-
-    It is not counted, and does nothing, if an exception interrupted its submission.
-    """
+    """A job of the pool, which takes one call after the other."""
 
     __slots__ = ("busy", "call", "ended", "left", "owner", "still", "void", "waiting", "waits")
 
     def __init__(self, owner: Backend) -> None:
         self.owner = owner
-        """Held while the job runs: its calls may use it although the program has dropped it."""
+        """The backend, which is kept while the job runs, because calls may use it after the program has dropped it."""
         self.void = False
+        """True if an exception interrupted the job's submission; then it is not counted, and does nothing."""
         self.busy = False
-        """It has a call whose Future is not resolved."""
+        """True while the runner has a call whose Future is not resolved."""
         self.call: ThreadCall | None = None
-        """The one that it is at."""
+        """The call that it runs, or None."""
         self.ended = NO_CALL
-        """The number of the last one, where that has ended."""
+        """The number of the last call if that has ended, or NO_CALL."""
         self.left = False
+        """True once the runner takes no further call."""
         self.waits = 0
-        """Waits that its call is in, one within the other."""
+        """The number of nested waits that its call is in."""
         self.still = False
-        """Its call has unfinished calls of its own, and does nothing; see `thread_nests`."""
+        """True if its call has unfinished calls of its own, and does nothing; see `thread_nests`."""
         self.waiting = False
-        """For one of the two reasons, another one may run instead."""
+        """True if another runner may run meanwhile, because of `waits` or `still`."""
 
 
 class ThreadCalls:
@@ -65,26 +64,26 @@ class ThreadCalls:
         self.begin()
 
     def begin(self) -> None:
-        """Have no calls: at first, and in a process that was forked, which has none of the calls of its parent."""
+        """Begin without calls, at first and in a forked process, which does not have the calls of its parent."""
         self.waiting: list[ThreadCall] = []
         """The heap of calls that a thread may begin."""
         self.held: dict[int, ThreadCall] = {}
-        """Those that wait for the Futures among their arguments."""
+        """The calls that wait for the Futures among their arguments."""
         self._dropped: dict[int, ThreadCall] = {}
-        """Those that `shutdown` has taken away, and whose Futures it has yet to cancel."""
+        """The calls that `shutdown` has taken away, and whose Futures it has yet to cancel."""
         self._chunks: dict[int, ThreadCall] = {}
-        """Those under way that may have elements which nobody has taken."""
+        """The running chunks that may have elements which no thread has taken."""
         self._under_way: set[int] = set()
         """The numbers of the calls that threads have taken."""
 
     @property
     def unfinished(self) -> int:
-        """The number of calls that have not ended; the lock is not needed."""
+        """The number of calls that have not ended; the lock need not be held."""
         return self.queued + len(self._under_way)
 
     @property
     def queued(self) -> int:
-        """The number of calls that no thread has taken; the lock is not needed."""
+        """The number of calls that no thread has taken; the lock need not be held."""
         return len(self.waiting) + len(self.held)
 
     def pending(self) -> int:
@@ -97,11 +96,11 @@ class ThreadCalls:
         heapq.heappush(self.waiting, call)
 
     def hold(self, call: ThreadCall) -> None:
-        """Keep a call until `let_wait`, because it needs results."""
+        """Keep a call until `let_wait`, because it depends on other results."""
         self.held[call.number] = call
 
     def let_wait(self, number: int) -> bool:
-        """Have a held call wait for a thread; return False if it is not held any more."""
+        """Have a held call wait for a thread; return False if the call is not held any more."""
         call = self.held.pop(number, None)
         if call is None:
             return False
@@ -109,11 +108,11 @@ class ThreadCalls:
         return True
 
     def release(self, number: int) -> bool:
-        """Drop a held call, for which nobody waits now; return False if it is not held any more."""
+        """Drop a held call that is done; return False if the call is not held any more."""
         return self.held.pop(number, None) is not None
 
     def take_back(self, number: int) -> None:
-        """Drop a call that is not to run, unless that has begun."""
+        """Drop a call that is not to run, unless it has begun."""
         self.held.pop(number, None)
         self.waiting = [call for call in self.waiting if call.number != number]
         heapq.heapify(self.waiting)
@@ -131,16 +130,16 @@ class ThreadCalls:
         return calls
 
     def drop_beyond(self, free: int) -> None:
-        """Take away the calls that no thread has taken, but for those that so many free threads are about to begin."""
+        """Take away the calls that no thread has taken, except those that `free` threads are about to begin."""
         wanted = sorted(call for call in self.waiting if not call.future.done())
         self._dropped.update((call.number, call) for call in (*wanted[free:], *self.held.values()))
-        self.waiting = wanted[:free]  # sorted, and so a heap
+        self.waiting = wanted[:free]  # a sorted list is a heap
         self.held.clear()
 
     def cancel_dropped(self) -> None:
-        """Cancel the Futures of calls that were taken away; without the lock.
+        """Cancel the Futures of calls that were taken away; the lock must not be held.
 
-        Also those of an earlier time, which Ctrl-C or a lack of memory may have ended at any point.
+        This includes the calls of an earlier shutdown, which Ctrl-C or a lack of memory may have interrupted.
         """
         for number, call in list(self._dropped.items()):
             call.future.cancel_pending()
@@ -149,9 +148,10 @@ class ThreadCalls:
     # --- while threads have them ----------------------------------------------------------------------------
 
     def take_next(self, runner: Runner) -> None:
-        """Give a thread its next call: one that waits, or one under way that others can help with, or none.
+        """Set the runner's next call: a waiting one, else a running chunk that it can help with, else None.
 
-        It has the call in the same step in which nobody else has it: whatever ends the thread, ends no other call.
+        The runner has the call in the same step in which the heap loses it, so an exception in its thread never loses
+        another call.
         """
         while self.waiting:
             runner.call = call = heapq.heappop(self.waiting)
@@ -159,14 +159,14 @@ class ThreadCalls:
                 call.future.confirm_running()
                 if not call.future.running():
                     runner.call = None
-                    continue  # cancelled in the meantime
+                    continue  # the call was cancelled in the meantime
                 self._chunks[call.number] = call
             self._under_way.add(call.number)
             return
         runner.call = self.shared()
 
     def shared(self) -> ThreadCall | None:
-        """Return a chunk under way that has elements which nobody has taken."""
+        """Return a running chunk with elements that no thread has taken, or None."""
         for number, call in list(self._chunks.items()):
             if call.chunk is not None and call.chunk.has_more:
                 return call
@@ -174,9 +174,9 @@ class ThreadCalls:
         return None
 
     def ended(self, number: int) -> None:
-        """Note that a call has ended, which a thread had taken."""
+        """Note that a call that a thread had taken has ended."""
         self._under_way.discard(number)
 
     def chunk_ended(self, number: int) -> None:
-        """Note that nothing is left of a chunk to help with."""
+        """Note that a chunk has no elements left with which threads could help."""
         self._chunks.pop(number, None)

@@ -1,7 +1,7 @@
-"""A chunk of `map` whose elements the threads of a pool take one by one, so that none waits behind another.
+"""A chunk of `map` whose elements the threads of a pool take one by one, so that no element waits behind another.
 
-Elements that wait for each other (at a barrier, say) thus run in as many threads as there are, however the input was
-cut. A chunk is still one call, with one Future: that of many small elements costs little more than the elements.
+Therefore elements that wait for each other, for example at a barrier, run in all threads of the pool, however the input
+was cut. A chunk is still one call with one Future, so a chunk of many small elements adds little to their cost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jobrunner.fixed.elements import Columns, ElementResults, rows
 
 
 class SharedChunk:
-    """The elements [start, stop) of some columns; any thread may `work` at it, and several at the same time."""
+    """The elements [start, stop) of some columns; several threads may call `work` at the same time."""
 
     def __init__(self, fn: Callable[..., Any], columns: Columns, start: int, stop: int) -> None:
         self._fn = fn
@@ -27,20 +27,20 @@ class SharedChunk:
         self._values: list[Any] = [None] * (stop - start)
         self._failures: dict[int, BaseException] = {}
         self._left = iter(range(stop - start))
-        """The indices that are left; its next step runs no other code, so it is one step for all threads."""
+        """The indices of elements that no thread has taken; `next` runs no Python code, so it is atomic."""
         self._lock = threading.Lock()
         self._at_work = 0
         self._ended = False
         self.seconds = 0.0
-        """Time in seconds that all threads together have spent on it."""
+        """The time in seconds that all threads together have spent on the chunk."""
 
     @property
     def has_more(self) -> bool:
-        """Return whether there are elements that nobody has taken."""
+        """Whether there are elements that no thread has taken."""
         return length_hint(self._left) > 0
 
     def work(self) -> bool:
-        """Run elements until none is left; return True, once, if all have ended."""
+        """Run elements until none is left; return True to one thread only, after all elements have ended."""
         with self._lock:
             self._at_work += 1
         started = perf_counter()
@@ -50,7 +50,7 @@ class SharedChunk:
             self.seconds += perf_counter() - started
             ends = not (self._at_work or self._ended or self.has_more)
             self._ended = self._ended or ends
-        del self  # the exception of an element knows the frames that led to it
+        del self  # the exception of an element refers to this frame, which must not keep the chunk
         return ends
 
     def _run(self) -> None:
@@ -72,5 +72,5 @@ class SharedChunk:
         del failures
 
     def results(self) -> ElementResults:
-        """Return the results of all elements, once they have ended."""
+        """Return the results of all elements; call this once all have ended."""
         return ElementResults(self._values, dict(sorted(self._failures.items())))

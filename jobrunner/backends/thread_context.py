@@ -1,4 +1,4 @@
-"""What code knows of the call that it is in, in a thread of the "threads" backend."""
+"""The context of code that runs in a thread of the "threads" backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from jobrunner.nested import task_context
 
 
 class ThreadContext(threading.local):
-    """What runs in a thread of the pool, see `context`. In any other thread all is as the class says."""
+    """The call that runs in the present thread of the pool, see `task_context.Context`.
+
+    Other threads have the values of the class.
+    """
 
     future: Future[Any] | None = None
     attempt = 1
@@ -31,13 +34,13 @@ class ThreadContext(threading.local):
         set_still: Callable[[Runner, bool], None],
         add_nested: Callable[[Nest, Future[Any]], None],
     ) -> None:
-        """This thread takes calls from now on, as that runner; it tells the pool of its calls by these functions."""
+        """Note that this thread is a runner from now on, and reports its calls to the pool by these functions."""
         self._set_still = set_still
         self._add_nested = add_nested
         self.runner = runner
 
     def leave(self) -> None:
-        """This thread takes calls no more. May be called if it never did."""
+        """Note that this thread is not a runner any more; it need not have been one."""
         self.runner = None
         self.__dict__.pop("_set_still", None)
         self.__dict__.pop("_add_nested", None)
@@ -55,7 +58,7 @@ class ThreadContext(threading.local):
             self._nest = None
 
     def nest(self) -> Nest | None:
-        """That of the call which this thread runs, if it runs one."""
+        """Return the nest of the call that this thread runs, or None if it runs no call."""
         runner = self.runner
         if self._nest is None and self.future is not None and runner is not None:
             self._nest = Nest(partial(self._set_still, runner))
@@ -71,7 +74,7 @@ class ThreadContext(threading.local):
 
 
 class NestedThreads(BorrowedBackend):
-    """For one call, which may use it in threads of its own, too."""
+    """The pool as one call sees it, which may also use it in threads of its own."""
 
     name = "threads"
 
@@ -89,7 +92,7 @@ class NestedThreads(BorrowedBackend):
 
     @property
     def can_wait(self) -> bool:
-        return True  # for calls of a call, while which another thread goes on
+        return True  # while a call waits for its own calls, another runner takes its place
 
     def _own(self, future: Future[Any]) -> Future[Any]:
         if self._nest is not None and self._nest is not self._context.nest():

@@ -1,4 +1,4 @@
-"""The program's initializer in the threads of the "threads" backend."""
+"""The program's initializer, as the threads of the "threads" backend run it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class ThreadInitializer:
         self._thread = threading.local()
 
     def run(self) -> BaseException | None:
-        """Run the initializer, unless this thread has; return what it raised."""
+        """Run the initializer, unless this thread has run it; return the exception that it raised, or None."""
         if self._initializer is None or getattr(self._thread, "initialized", False):
             return None
         try:
             self._initializer(*self._initargs)
         except BaseException as exc:
-            log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
+            log = logging.getLogger("concurrent.futures")  # the standard library's pools use this logger
             log.critical("Exception in initializer:", exc_info=True)
             return exc
         self._thread.initialized = True

@@ -1,8 +1,9 @@
-"""Calls on threads that wait for calls of their own without telling, as `concurrent.futures.wait` does.
+"""Calls on threads that wait for calls of their own without a report of it, as `concurrent.futures.wait` does.
 
-Waits of this package report themselves, see `wait_hooks`. For others, the calls that a call has submitted are its
-*nest*. While one of them is unfinished, a thread checks at intervals whether the call's thread stands still. Only calls
-that are certainly its own count: those submitted in its thread, or through its `current_executor()`.
+Waits of this package report themselves, see `wait_hooks`. To detect other waits, the calls that a call has submitted
+are recorded as its *nest*. While one of them is unfinished, a thread checks at intervals whether the call's thread
+stands still. Only calls that certainly belong to it are recorded: those that were submitted in its thread, or through
+its `current_executor()`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jobrunner.system.processor_time import LOOK_EVERY, seconds_of_thread, stand
 
 
 class Nest:
-    """A running call and those that it has submitted; created in the thread that runs it."""
+    """A running call and the calls that it has submitted; created in the thread that runs it."""
 
     def __init__(self, tell: Callable[[bool], None]) -> None:
         self.still = False
@@ -40,7 +41,7 @@ class Nest:
         self._over = True
 
     def has_unfinished(self) -> bool:
-        """Return whether there are unfinished calls; forget those that are done."""
+        """Return whether there are unfinished calls, and drop the calls that are done."""
         while self._calls and not self._over:
             call = self._calls[0]()
             if call is not None and not call.done():
@@ -49,7 +50,7 @@ class Nest:
         return False
 
     def look(self) -> None:
-        """Report whether the thread stands still, if that has changed."""
+        """Check whether the thread stands still, and report a change."""
         now, seconds = time.perf_counter(), seconds_of_thread(self._thread)
         passed = now - self._looked_at
         if passed < LOOK_EVERY / 2:
@@ -64,7 +65,7 @@ class Nest:
 
 
 class Nests:
-    """The nests of one pool. Everything is done with the pool's lock held, which must be reentrant."""
+    """The nests of one pool. All work is done with the pool's lock held, which must be reentrant."""
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
@@ -73,7 +74,7 @@ class Nests:
         self._watcher: threading.Thread | None = None
 
     def add(self, nest: Nest, call: Future[Any]) -> None:
-        """Note a call of that nest, and watch it."""
+        """Add a call to a nest, and watch the nest."""
         with self._lock:
             nest.add(call)
             if nest not in self._nests:
@@ -87,12 +88,12 @@ class Nests:
                 self._watcher = watcher
 
     def hurry(self) -> None:
-        """Check now, because there may be nothing more to watch."""
+        """Have the watching thread check at once, because there may be nothing more to watch."""
         with self._lock:
             self._news.notify_all()
 
     def join(self) -> None:
-        """Wait, without the lock, for the end of the watching thread, once no call runs any more."""
+        """Wait for the end of the watching thread, once no call runs any more; the lock must not be held."""
         self.hurry()
         watcher = self._watcher
         if watcher is not None and watcher is not threading.current_thread():

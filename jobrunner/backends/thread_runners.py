@@ -1,10 +1,10 @@
-"""The threads of the "threads" backend: which are at work, which wait, and whether one more is to start.
+"""The runners of the "threads" backend: those that work and those that wait, and the start of further ones.
 
-A *runner* is a job of the standard library's pool that takes one call after the other until none is left; then it takes
-elements from the chunks of `map` that other runners are at, one by one (see `thread_chunks`). There are at most
-`max_workers` runners that are not waiting: a call that waits for Futures lets one more start (see `blocking` and
-`thread_nests`), so that calls that wait for calls do not lock each other out, and a runner too many leaves after its
-current call.
+A *runner* is a job of the standard library's pool that takes one call after the other until none is left. Then it takes
+elements, one by one, from the chunks of `map` that other runners run (see `thread_chunks`). At most `max_workers`
+runners are not waiting. While a call waits for Futures, one more runner may start (see `wait_hooks` and
+`thread_nests`), so that calls that wait for calls cannot cause a deadlock. A surplus runner leaves after its current
+call.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from jobrunner.system import conditions
 from jobrunner.system.atexit_hooks import do_all
 
 MAX_THREADS = 1_000_000
-"""What the pool is told; how many there really are follows from the number of runners."""
+"""The limit that is given to the pool, which never reaches it, because the number of runners is limited here."""
 
 
 class Runners:
-    """The runners of one pool. `calls` are guarded by the `lock` of this class, as are its fields."""
+    """The runners of one pool. The `lock` of this class guards its fields and `calls`."""
 
     def __init__(
         self,
@@ -50,26 +50,26 @@ class Runners:
         self._max_workers = max_workers
         self._prefix = thread_name_prefix
         self.closed = False
-        """No call is added any more."""
+        """True once no further call is added."""
         self.broken = ""
-        """Why no call can run any more."""
+        """The reason why no call can run any more; empty if calls can run."""
         self.begin()
 
     def begin(self) -> None:
-        """Without any thread: at first, and in a process that was forked, where only the thread that forked is."""
+        """Begin without threads, at first and in a forked process, which has only the thread that forked."""
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=self._prefix)
-        # Callers of `submit` share it with all threads of the pool, and Ctrl-C is to leave it whole.
+        # Callers of `submit` share this condition with all threads of the pool, and Ctrl-C must not break it.
         self._pool._idle_semaphore._cond = conditions.Condition()  # type: ignore[attr-defined]
-        # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
-        # is in here.
+        # The lock is reentrant, because the garbage collector may shut down another executor, or cancel a map, in a
+        # thread that holds it.
         self.lock = threading.RLock()
         self._idle = conditions.Condition(self.lock)
         self._count = 0
-        """The runners that have not left."""
+        """The number of runners that have not left."""
         self._at_work: set[Runner] = set()
-        """Those that have begun, and not left."""
+        """The runners that have begun and have not left."""
         self._waiting = 0
-        """Of `_count`, those that wait."""
+        """The number of runners among `_count` that wait."""
         self._nests = Nests(self.lock)
 
     @property
@@ -77,20 +77,20 @@ class Runners:
         return set(self._pool._threads)
 
     def counts(self) -> tuple[int, int]:
-        """With the lock held: how many runners run, and how many wait."""
+        """Return the numbers of runners that run and that wait; the lock must be held."""
         return self._count - self._waiting, self._waiting
 
     def free(self) -> int:
-        """With the lock held: how many calls could begin now."""
+        """Return the number of calls that could begin now; the lock must be held."""
         busy = max(0, sum(runner.busy for runner in self._at_work) - self._waiting)
         return max(0, self._max_workers - busy)
 
     def add_nested(self, nest: Nest, future: Future[Any]) -> None:
-        """Note a call of a call."""
+        """Note a call that another call has submitted."""
         self._nests.add(nest, future)
 
     def start(self, owner: Backend) -> None:
-        """With the lock held: start a runner if there is a call for it and it would not be one too many."""
+        """Start a runner if there is a call for it and the limit permits it; the lock must be held."""
         calls = self._calls
         if self._count - self._waiting < self._max_workers and (calls.waiting or calls.shared() is not None):
             runner = Runner(owner)
@@ -98,9 +98,9 @@ class Runners:
             try:
                 self._pool.submit(self._run_calls, runner)
             except BaseException as exc:
-                runner.void = True  # Ctrl-C may come after the pool has taken it
+                runner.void = True  # Ctrl-C may come after the pool has taken the runner
                 self._count -= 1
-                # At its end the interpreter starts no thread; those that run go on.
+                # The interpreter starts no thread at its exit, but the present threads continue.
                 if not isinstance(exc, RuntimeError) or self._count == 0:
                     raise
 
@@ -114,9 +114,9 @@ class Runners:
             raise
 
     def _lost(self, runner: Runner, cause: BaseException) -> None:
-        """A runner ends by what nobody foresaw: too little memory, or what a library raises in threads of others.
+        """Handle the end of a runner by an unexpected exception, which fails the runner's call and no other.
 
-        It costs the call that the runner was at, and no other.
+        Examples are too little memory, and an exception that a library raises in threads of others.
         """
         call = runner.call
         if call is not None:
@@ -133,7 +133,7 @@ class Runners:
                 self._leave(runner)
             try:
                 self.start(runner.owner)
-            except RuntimeError:  # no thread can be started, and no other is there
+            except RuntimeError:  # no thread can be started, and no other runner exists
                 stranded = self._calls.take_waiting()
         do_all(*(partial(resolve, waiting.future, exception=cause) for waiting in stranded))
 
@@ -153,7 +153,7 @@ class Runners:
             while True:
                 with self.lock:
                     self._calls.ended(runner.ended)
-                    if runner.waits or runner.still:  # its last call may have left a wait open
+                    if runner.waits or runner.still:  # the last call may not have closed a wait
                         runner.waits = 0
                         self._set_still(runner, False)
                     if self._count - self._waiting <= self._max_workers:
@@ -164,7 +164,7 @@ class Runners:
                     runner.busy = True
                 number = runner.call.number
                 ends = self._run(runner) if runner.call.chunk is None else self._run_chunk(runner)
-                # Its result must not live until the next call comes.
+                # The result must not live until the next call comes.
                 runner.call, runner.ended = None, number if ends else NO_CALL
         finally:
             blocking.install(None)
@@ -172,9 +172,12 @@ class Runners:
             self._context.leave()
 
     def _run_chunk(self, runner: Runner) -> bool:
-        """Run elements of a chunk until none is left. True if that has ended it: no other runner is still at it."""
+        """Run elements of a chunk until none is left; return True if that has ended the chunk.
+
+        Otherwise another runner still runs an element of it.
+        """
         with self.lock:
-            self.start(runner.owner)  # which takes the next element, and does as this one
+            self.start(runner.owner)  # another runner takes the next element, and starts a further runner
         call = runner.call
         assert call is not None
         assert call.chunk is not None
@@ -190,7 +193,7 @@ class Runners:
                 self._calls.chunk_ended(call.number)
             future.duration = chunk.seconds
             resolve(future, call.work())
-        del future, call, chunk  # as in `_run`
+        del future, call, chunk  # an exception may refer to this frame, see `_run`
         return ends
 
     def _run(self, runner: Runner) -> bool:
@@ -200,14 +203,14 @@ class Runners:
         future.confirm_running()
         if not future.running():
             runner.busy = False
-            return True  # cancelled in the meantime
+            return True  # the call was cancelled in the meantime
         started = time.perf_counter()
         self._context.begin(future)
         try:
             result = call.work()
         except BaseException as exc:
             future.duration = time.perf_counter() - started
-            runner.busy = False  # before anybody hears of the end, and finds a free thread here
+            runner.busy = False  # first, because those who learn of the end may look for a free thread
             resolve(future, exception=exc)
             del future, call  # the exception refers to this frame, which must not refer to it
         else:
@@ -219,7 +222,7 @@ class Runners:
         return True
 
     def _break(self, cause: BaseException, runner: Runner) -> None:
-        """Fail what waits, and whatever is submitted from now on, because the initializer has failed."""
+        """Fail all waiting and future calls, because the initializer has failed."""
         message = f"the initializer of the threads raised {cause!r}, so this Executor cannot be used any more"
         with self.lock:
             self.broken = message
@@ -248,12 +251,12 @@ class Runners:
                 self._note_wait(runner)
 
     def _set_still(self, runner: Runner, still: bool) -> None:
-        """With the lock held."""
+        """Note whether the runner's call stands still; the lock must be held."""
         runner.still = still
         self._note_wait(runner)
 
     def _note_wait(self, runner: Runner) -> None:
-        """With the lock held: note whether it waits, and have another one run meanwhile."""
+        """Note whether a runner waits, and start another one meanwhile; the lock must be held."""
         waiting = runner.still or runner.waits > 0
         if waiting == runner.waiting:
             return
@@ -265,14 +268,14 @@ class Runners:
     # --- the end --------------------------------------------------------------------------------------------
 
     def _leave(self, runner: Runner) -> None:
-        """With the lock held. May be called again."""
+        """Note that a runner takes no further call; the lock must be held. This may be repeated."""
         self._at_work.discard(runner)
         if not runner.left:
             self._count, runner.left = self._count - 1, True
         self.look_for_the_end()
 
     def look_for_the_end(self) -> None:
-        """With the lock held: tell who waits for the end that it is there."""
+        """Wake those who wait for the end if no call is left; the lock must be held."""
         if self._count == 0 and not self._calls.held:
             self._idle.notify_all()
             self._nests.hurry()
@@ -280,7 +283,7 @@ class Runners:
                 self._pool.shutdown(wait=False)
 
     def close(self) -> None:
-        """With the lock held: end as soon as no call is left; none is added from now on."""
+        """End as soon as no call is left, and accept no further one; the lock must be held."""
         self.closed = True
 
     def wait_idle(self) -> None:
@@ -295,5 +298,5 @@ class Runners:
         self._pool.shutdown(wait=True)
 
     def end_idle_threads(self) -> None:
-        """End the threads that no runner is in. Does not wait."""
+        """End the threads without a runner, and do not wait for that."""
         self._pool.shutdown(wait=False)

@@ -1,7 +1,7 @@
-"""Threads of this process: no pickling, shared memory, and the interpreter's lock around Python code.
+"""The "threads" backend: calls run in threads of this process, without pickling, under the interpreter's lock.
 
-The standard library's ThreadPoolExecutor keeps the threads; which call runs next is decided here: see `thread_calls`
-for the calls, and `thread_runners` for the threads that take them.
+The standard library's ThreadPoolExecutor owns the threads, and this package decides which call runs next: see
+`thread_calls` for the calls, and `thread_runners` for the threads that take them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ from jobrunner.system.atexit_hooks import finish_before_exit
 from jobrunner.system.host import usable_cpus
 
 THREADS_PER_TASK_WAITING = 4
-"""Added to the CPUs for the default number, as the standard library does: threads are for work that waits."""
+"""The number of threads that the default has in addition to the CPUs, because threads are for work that waits.
+
+The standard library's default is the same.
+"""
 
 _all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
 
@@ -49,7 +52,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class ThreadsBackend(Backend):
-    """Calls run in threads of this process."""
+    """The backend whose calls run in threads of this process."""
 
     name = "threads"
     capabilities = frozenset(CAPABILITIES) - {
@@ -83,10 +86,10 @@ class ThreadsBackend(Backend):
         finish_before_exit(self._wait_idle, self.kill)
 
     def _begin_in_child(self) -> None:
-        """Begin anew in a process that was forked, which has no thread and no call of its parent."""
+        """Begin anew in a forked process, which does not have the threads and calls of its parent."""
         self._calls.begin()
         self._runners.begin()
-        finish_before_exit(self._wait_idle, self.kill)  # what is submitted here
+        finish_before_exit(self._wait_idle, self.kill)  # for the calls that the forked process submits
 
     @property
     def max_workers(self) -> int:
@@ -176,21 +179,21 @@ class ThreadsBackend(Backend):
             if depends_on:
                 future.add_done_callback(partial(_release, weakref.ref(self), number))
                 self._run_after(call, depends_on)
-        except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
+        except BaseException:  # after Ctrl-C, or if no thread can be started, no caller has this Future
             self._take_back(number)
             raise
         return future
 
     def _take_back(self, number: int) -> None:
-        """A call is not to run, unless that has begun."""
+        """Drop a call that is not to run, unless it has begun."""
         with self._runners.lock:
             self._calls.take_back(number)
             self._runners.look_for_the_end()
 
     def _run_after(self, call: ThreadCall, depends_on: Sequence[AnyFuture]) -> None:
-        """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes.
+        """Queue a call once all its dependencies are done; if one of them failed, the call fails when its turn comes.
 
-        What it needs may outlive it, and must not keep its arguments then: it is found by its number.
+        The dependencies may outlive the call, and must not keep its arguments, so their callbacks refer to its number.
         """
         number, waiting = call.number, call.future
         left = itertools.count(len(depends_on) - 1, -1)
@@ -211,13 +214,13 @@ class ThreadsBackend(Backend):
             future.add_done_callback(one_is_done)
 
     def release(self, number: int) -> None:
-        """A call is done. If it still waits for what it needs, which may never come, nobody waits for it now."""
+        """Note that a call is done; if it still waits for its dependencies, which may never end, drop it."""
         with self._runners.lock:
             if self._calls.release(number):
                 self._runners.look_for_the_end()
 
     def _attempt(self, options: TaskOptions, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call `fn`, and again where it raises, as the options allow."""
+        """Call `fn`, and call it again after exceptions as the options allow."""
         failures = 0
         while True:
             try:
@@ -253,12 +256,12 @@ class ThreadsBackend(Backend):
 
     @property
     def can_wait(self) -> bool:
-        # In a callback of a call that this thread cancels, the others, which may be a map's, are yet to be cancelled.
+        # While this thread cancels calls, a callback of one of them must not wait for the others.
         return self._context.runner is None and not self._cancels
 
     @property
     def _cancels(self) -> bool:
-        """Whether this thread is at the cancelling of what `shutdown` has taken away."""
+        """Whether this thread is cancelling the calls that `shutdown` has taken away."""
         return getattr(self._thread, "cancels", False)
 
     def _wait_idle(self) -> None:
@@ -273,11 +276,11 @@ class ThreadsBackend(Backend):
         return self._runners.threads
 
     def kill(self) -> None:
-        """Cancel what waits. A thread cannot be stopped: what runs goes on, and is not waited for."""
+        """Cancel the waiting calls, and do not wait for the running ones, because a thread cannot be stopped."""
         self._killed.set()
         self.shutdown(wait=False, cancel_futures=True)
-        # Also where runners are left, so that the idle threads end: a pool whose `submit` was interrupted by
-        # Ctrl-C has threads that it would not end at the interpreter's exit, which would wait for them.
+        # Idle threads end even if there are runners. Otherwise the interpreter's exit could wait for threads that the
+        # pool does not end, which exist after Ctrl-C has interrupted its `submit`.
         self._runners.end_idle_threads()
 
     def status(self) -> dict[str, Any]:
@@ -293,7 +296,7 @@ class ThreadsBackend(Backend):
 
 
 def refuse_options(options: TaskOptions) -> None:
-    """Raises NotSupportedError for what threads cannot do."""
+    """Raise NotSupportedError for options that threads cannot honour."""
     if options.timeout is not None:
         raise NotSupportedError(
             'a thread cannot be stopped, so the "threads" backend has no timeout;'
@@ -308,14 +311,14 @@ def refuse_options(options: TaskOptions) -> None:
 
 
 def _release(backend: weakref.ref[ThreadsBackend], number: int, _: AnyFuture) -> None:
-    """See `ThreadsBackend.release`; a Future keeps no backend."""
+    """Call `ThreadsBackend.release`, unless the backend is gone; a Future must not keep its backend."""
     present = backend()
     if present is not None:
         present.release(number)
 
 
 def cancel(future: Future[Any], running: bool) -> bool:
-    """The threads' answer to `Future.cancel`."""
+    """Do what `Future.cancel` does for calls in threads."""
     if future.cancel_pending():
         return True
     if running and future.running():
@@ -327,7 +330,7 @@ def cancel(future: Future[Any], running: bool) -> bool:
 
 
 def result_of_dependency(future: AnyFuture) -> Any:
-    """The result of a Future that is done. Raises DependencyError where it failed."""
+    """Return the result of a Future that is done, or raise DependencyError if it failed."""
     try:
         return future.result()
     except BaseException as exc:

@@ -130,7 +130,7 @@ class ChunkRunner:
         return refusal
 
     def awaited_at(self, position: int) -> Awaited | None:
-        """Return the chunk with the element at that position, if it is under way; see `blocking`."""
+        """Return the chunk with the element at that position, if it is under way; see `wait_hooks`."""
         for future, span in self._futures.copy().items():
             if span.position <= position < span.position + len(span):
                 return awaited_of([future], every=True)

@@ -1,65 +1,71 @@
-r"""Every decision of jobrunner, as synchronous state machines without input or output.
+r"""All decisions of jobrunner, as synchronous state machines without input or output.
 
-The law: nothing in this package knows a socket, a thread, a clock or a source of randomness of its own, and nothing in
-it unpickles. Time comes in as an argument (`now`, seconds of a monotonic clock), chance as a `random.Random`, and what
-happens as an event. A core handles one event in one step that nothing can interrupt, and returns effects: what its
-driver is to send, start, stop or tell. So the very code that runs in production runs under a deterministic simulation,
-where every message may be lost, doubled, delayed or reordered and every process may die.
+The law of this package: no code here uses a socket, a thread, a clock or a source of randomness of its own, and no code
+here unpickles anything. Time is an argument (`now`, in seconds of a monotonic clock), chance is a `random.Random`, and
+everything that happens is an event. A core handles one event in one step that nothing can interrupt, and returns
+effects, which tell its driver what to send, start, stop or report. Therefore the code that runs in production also runs
+in a deterministic simulation, in which every message may be lost, duplicated, delayed or reordered, and every process
+may die.
 
     client            coordinator              worker                slots
     ClientCore  <-->  CoordinatorCore   <-->   WorkerCore   <-->     processes
         \__________ Link ________/  \__________ Link _______/
 
-Where to start reading: `wire/messages` (what is said), `effects` (what a core hears and asks for), `coordinator/task`
-(the life of a task), then `coordinator/core` (the turn of the coordinator). The packages:
+Start reading with these modules: `wire/messages` has the messages, `effects` the events and effects of a core,
+`coordinator/task` the life of a task, and `coordinator/core` the turn of the coordinator. These are the packages and
+modules:
 
-    wire               messages, what their fields may hold, and how they become bytes: `messages` declares each once,
-                       `codec` and `checks` are derived from it; `batches` cuts what has gathered into messages
-    client             the submitting side: calls are kept until their outcomes have arrived
-    coordinator        the middle: tasks, clients and workers
-    worker             the running side: a queue, the slots that it feeds, outcomes kept until they are acknowledged
+    wire               messages, the limits of their fields, and their form as bytes: `messages` declares each message
+                       once, `codec` and `checks` are derived from that; `batches` cuts gathered entries into messages
+    client             the submitting side, which keeps calls until their outcomes have arrived
+    coordinator        the middle, which has the tasks, the clients and the workers
+    worker             the running side: a queue, the slots, and the outcomes that are kept until they are acknowledged
 
-    turn               one turn of a core: its events, then a Tick
-    link, session      a numbered stream of messages; greeting, silence, loss, and greeting again
-    retry              what follows the end of an attempt
-    bundles, chunks    short calls that travel as one task; elements of `map` that do
-    known_functions    what the other end of a connection knows: each function travels once
-    journal_records    what a coordinator keeps in case it dies
-    tuning, estimates  how much work waits close to where it runs; how long calls may be expected to take
+    turn               one turn of a core, which consists of its events and a Tick
+    link, session      the numbered stream of messages; the greeting, silence and loss of a peer, and the next greeting
+    retry              the consequence of the end of an attempt
+    bundles, chunks    short calls, and elements of a `map`, that travel as one task
+    known_functions    the functions that the other end of a connection knows, so that each travels once
+    journal_records    the records with which a new coordinator continues after the last one has died
+    tuning, estimates  the amount of work that waits close to where it runs; the expected durations of calls
+    deadlines          the earliest of several deadlines
 
-The coordinator by what each part owns:
+The coordinator consists of these parts:
 
-    core               the events, the table of messages, the order of a turn
-    sessions           who is connected; `offences`: who sends what cannot be taken; `peers`: the records of both
-    admission          which calls and functions are taken; `accounts`: how much an owner may have here
-    submission         how tasks come in; `attempts`: how they are bound, run and end; `endings`: who is told of the end
-    scheduler          these together, and what they have in common: cancelling, departures, waiting for a time
-    task_table, roster the tasks; the peers, slots, and who is to be looked at in this turn
-    dispatcher         the queue and where tasks go; `placement`, `reservations`, `resources`: the decisions, pure
-    orphans            tasks that a worker has and no client has named since the coordinator started
-    dependencies       tasks that wait for results of others; `finished_tasks`: how tasks ended
-    missing_modules    what workers cannot import; `python_versions`: functions sent by value
-    deadlocks          calls that need what those hold that wait for them
-    division           chunks that are divided while they run
-    journal_gate       what must be written before it is said
-    outboxes           what each peer is told at the end of a turn; `outgoing`: the effects of an event
-    reports            what operators are told, and may command
+    core               the handlers of events and messages, and the order of a turn
+    sessions           the connected peers; `peers`: their records; `offences`, `rejections`: unacceptable messages
+    admission          the acceptance of calls and functions; `accounts`: the quotas of owners
+    submission         the arrival of tasks; `attempts`: their binding, run and end; `endings`: the receivers of ends
+    scheduler          the parts that handle tasks, and their common decisions: cancelling, departures, delays
+    task_table, roster the tasks; the peers and slots, and the peers to look at in this turn
+    function_table     the functions and their users; `piece_index`: the parts of bundles and chunks
+    dispatcher         the queue and the destinations of tasks; `placement`, `reservations`, `resources`: pure decisions
+    orphans            the tasks that a worker has and that no client has named since the coordinator started
+    dependencies       the tasks that depend on results of others; `finished_tasks`: the ends of tasks
+    missing_modules    the modules that workers cannot import; `python_versions`: the versions that functions require
+    deadlocks          the calls that need resources which only the tasks that wait for them hold
+    division           the division of running chunks
+    journal_gate       the entries that must be in the journal before messages about them leave
+    outboxes           the messages to each peer at the end of a turn; `outgoing`: the effects of an event
+    reports            the answers to operators and their commands; `questions`: the queries that wait for an answer
 
-The worker by what each part owns:
+The worker consists of these parts:
 
-    core               the events, the table of messages, the order of a turn
-    local_tasks        the tasks that are here; `local_queue`: those of them that are in no slot
-    slot_table         the slots and their starts (`slot_starts`); `slots`: one of them, and what it can be given
-    feeding            tasks go into slots; `recalling`: and come back from them
-    replacing          which slots make way; `dismissal`: the idle ones among them, pure
-    slot_events        what slots tell of their tasks; `splitting`: bundles and chunks that end while they run
-    stops              the tasks that have a limit of time or are being stopped; `stopping`: the steps of that
-    function_store     functions that are kept for slots
-    outcomes           how attempts end, pure; `unacknowledged`: what is kept until the coordinator has it
-    announcements      what is told of tasks that run or wait; `announced_capacity`: of the slots
-    leaving            whether the worker drains, and whether it has stopped
+    core               the handlers of events and messages, and the order of a turn
+    local_tasks        the tasks of the worker; `local_queue`: the tasks among them that are in no slot
+    slot_table         the slots; `slot_starts`: the times of their starts; `slots`: the state and capacity of one slot
+    feeding            the way of tasks into slots; `recalling`: their way back
+    replacing          the slots that make way for others; `dismissal`: the choice among idle slots, pure
+    slot_events        the reports of slots; `splitting`: the bundles and chunks that end while they run
+    stops              the tasks that have a time limit or are being stopped; `stopping`: the steps of a stop
+    function_store     the functions that are kept for slots
+    outcomes           the ends of attempts, pure; `unacknowledged`: outcomes that the coordinator may not have
+    announcements      the reports about running and waiting tasks; `announced_capacity`: the reports about slots
+    leaving            the drain and the end of the worker
 
-The life of a task; `task.TRANSITIONS` is the same as data, and the only place that decides:
+`client/core` lists the parts of the client.
+
+This is the life of a task; `task.TRANSITIONS` has the same moves as data, and is the only place that decides them:
 
     submitted
         |
@@ -69,37 +75,37 @@ The life of a task; `task.TRANSITIONS` is the same as data, and the only place t
       |    |   lost, crashed,  |    |             |    |  cancel(running=True)
       |    +-- given back -----+----|-------------+    +----------> cancelling
       |                             |             |                     |
-      |  its time has come          | raised, and may be retried        | the stop is confirmed,
+      |  its wait is over           | raised, and may be retried        | the stop is confirmed,
     waiting <-----------------------+-------------+                     | or it ended before
                                     |             |                     |
                                     v             v                     v
                               succeeded | failed | cancelled   (one of them, once)
 
-A queued or waiting task is cancelled without further ado. An assigned task may have started: only its worker knows.
-A cancelling one goes back where it came from if nobody wants it cancelled any more.
+A queued or waiting task is cancelled at once. An assigned task may have started, which only its worker knows. A
+cancelling task returns to its earlier state if nobody wants it to be cancelled any more.
 
 Words:
 
-    client       submits tasks, and waits for their outcomes
-    coordinator  routes; never runs user code
-    owner        whose key a task was submitted with; no slot runs tasks of two
+    client       a program that submits tasks and waits for their outcomes
+    coordinator  the process that routes tasks and outcomes, and never runs user code
+    owner        the key with which a task was submitted; a slot runs only tasks of one owner
     worker       a daemon on a host, which provides slots
-    slot         one process of a worker; runs one task at a time
+    slot         a process of a worker, which runs one task at a time
     task         one submitted call, the elements of a chunk of `map`, or a bundle
-    divide       have a slot give back the elements of a chunk that have not begun
-    bundle       short calls of one function, submitted one after the other
-    attempt      one execution of a task, numbered from 1; a late word of an old attempt changes nothing
-    payload      pickled bytes, opaque to everything here
-    outcome      how an attempt ended; its worker keeps it until it is acknowledged
-    assign       give a task to a worker
-    acknowledge  say that a message has arrived; the link does it, and nothing above needs its own
-    session      the time between a greeting (hello) and the loss of one of the peers, with one link
-    heartbeat    a sign of life where there is nothing else to say
-    lost         silent for too long, or unreachable: its tasks run elsewhere
-    requeue      back to the head of the queue, because the worker and not the task came to an end
-    fence        have a worker stop an attempt that nobody waits for any more
-    orphaned    with a worker, though no client has named it since the coordinator started
-    drain        take nothing new, finish what runs, hand back the rest, leave
-    turn         all that has arrived, then a Tick: what gathered during it leaves in batches
-    window       how many unfinished tasks, or bytes, a client may have at the coordinator
+    divide       to have a slot give back the elements of a chunk that have not begun
+    bundle       short calls of one function that were submitted one after the other
+    attempt      one execution of a task, numbered from 1; a late message about an earlier attempt has no effect
+    payload      pickled bytes, which are opaque to all code in this package
+    outcome      the end of an attempt, which its worker keeps until it is acknowledged
+    assign       to give a task to a worker
+    acknowledge  to report that a message has arrived; the link does this for all messages
+    session      the time from a greeting (hello) to the loss of one of the two peers, with one link
+    heartbeat    a message that shows that its sender is alive, sent if there is no other message
+    lost         silent for too long or unreachable, so that the worker's tasks run elsewhere
+    requeue      to put a task back to the head of the queue, because its worker has ended and the task has not
+    fence        to have a worker stop an attempt for which nobody waits any more
+    orphaned     held by a worker, although no client has named the task since the coordinator started
+    drain        to accept nothing new, finish the running tasks, give back the others, and leave
+    turn         the handling of everything that has arrived, and a Tick, at which gathered messages are sent
+    window       the maximum number of unfinished tasks, and of their bytes, that a client may have at the coordinator
 """

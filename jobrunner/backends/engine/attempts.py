@@ -1,6 +1,6 @@
-"""The attempts of an EngineBackend's calls: which call goes to the engine when, and what follows the end of an attempt.
+"""The attempts of an EngineBackend's calls: the choice of the calls that go to the engine, and the ends of attempts.
 
-All of it is done on the backend's thread, to which the engine's callbacks, the callers and timers post events.
+Everything here runs on the backend's thread, to which the engine's callbacks, the callers and timers post events.
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.script import per_thread as threads
 
 HARD_STOP_AFTER = 2.0
-"""Seconds after which a call that was asked to stop is stopped hard."""
+"""Time in seconds that a call has to stop when asked to; then it is stopped by force."""
 
 
 class AttemptFailure(NamedTuple):
-    """What an engine's error says of the end of an attempt."""
+    """The end of an attempt, as an engine's error describes it."""
 
     status: m.Status
-    """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
+    """The status CRASHED, LOST, CANCELLED or TIMED_OUT."""
     text: str
     detail: m.Detail
-    """See `m.Outcome`; "unable": the engine cannot run it, however often it tries; "engine_lost": nor anything else."""
+    """The detail of the outcome, see `m.Outcome`.
+
+    The key "unable" tells that the engine can never run this call, and "engine_lost" that it cannot run any call.
+    """
 
 
 class Engine(NamedTuple):
-    """What Attempts uses of a subclass of EngineBackend: the methods and class attributes of these names."""
+    """The part of an EngineBackend that Attempts uses: its methods and class attributes with these names."""
 
     slots: Callable[[], int]
     send: Callable[[Sequence[Call]], None]
@@ -49,7 +52,10 @@ class Engine(NamedTuple):
 
 
 class Attempts:
-    """`extra` and `ahead`: see EngineBackend. `show` takes what calls have printed."""
+    """Starts attempts, and decides what follows their ends.
+
+    `extra` and `ahead` are those of EngineBackend. `show` takes the output of calls.
+    """
 
     def __init__(
         self,
@@ -79,8 +85,8 @@ class Attempts:
             self._line(call).add(call)
 
     def take_dependencies(self, call: Call) -> None:
-        """All that the call depends on is done: take the results, or fail."""
-        if call.future.done():  # cancelled
+        """Take the results of the call's dependencies, which are done, and enqueue the call; fail it if one failed."""
+        if call.future.done():  # the call was cancelled
             return
         try:
             with threads.within(call.main):
@@ -96,14 +102,14 @@ class Attempts:
         self.enqueue(call)
 
     def dispatch(self) -> None:
-        """Hand to the engine what it has room for."""
+        """Send calls to the engine, as many as it has room for."""
         taken: list[Call] = []
         slots = None if self._extra is None else max(1, self._engine.slots())
         extra, ahead = self._extra or 0, self._ahead
         if len(self._suspects):
             for call in self._suspects.take(self._calls.by_id):
                 self.enqueue(call)
-            extra, ahead = 0, False  # what waits at the door of a process that dies would be a suspect, too
+            extra, ahead = 0, False  # calls that wait in a process that dies would become suspects, too
         for line in self._lines.values():
             if len(line):
                 taken += line.take(slots, extra, ahead=ahead)
@@ -127,27 +133,27 @@ class Attempts:
     # --- cancelling ---
 
     def cancel_what_waits(self) -> None:
-        """The program shuts down: what the engine has room for begins, as if the call to shut down came later."""
+        """Cancel the waiting calls, after those have begun for which the engine has room."""
         self.dispatch()
         for call in list(self._calls.by_id.values()):
             if call.future.cancel_pending():
                 self.drop(call.id)
 
     def drop(self, id: str) -> None:
-        """The call was cancelled while it waited."""
+        """Drop a call that was cancelled while it waited."""
         call = self._calls.drop(id)
         if call is not None:
             self._engine.let_go(call)
 
     def ask_to_stop(self, future: Future[Any]) -> None:
-        """Stop a call that runs, or end the waits for that if it does not any more."""
+        """Stop a running call, or end the waits for its stop if it does not run any more."""
         call = self._calls.by_id.get(future.id)
         if call is None:
             self._calls.answer(future)
         elif not call.stop:
             call.stop = True
             if call.handle is None:
-                self._cancelled(call)  # it waits for its next attempt
+                self._cancelled(call)  # the call waits for its next attempt
             else:
                 self._engine.stop(call, False)
                 self._events.after(HARD_STOP_AFTER, partial(self._stop_hard, call, call.attempt))
@@ -157,7 +163,7 @@ class Attempts:
             self._engine.stop(call, True)
 
     def stop_all(self) -> None:
-        """Stop hard whatever the engine has."""
+        """Stop all calls that the engine has by force."""
         for call in self._calls.by_id.values():
             if call.handle is not None:
                 self._engine.stop(call, True)
@@ -168,13 +174,13 @@ class Attempts:
     # --- the end of an attempt ---
 
     def on_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
-        """An attempt has ended, with what `in_worker.run` gave or the engine's error."""
+        """Handle the end of an attempt, with the result of `in_worker.run` or the engine's error."""
         if call.id not in self._calls.by_id or call.attempt != attempt:
             return
         try:
             self._take_end(call, attempt, back, error)
         except Exception as exc:
-            if call.id in self._calls.by_id:  # it costs this call, and no other
+            if call.id in self._calls.by_id:  # fail this call, so that the thread continues with the others
                 failure = JobRunnerError(
                     f"task {call.id} ended, but what the engine gave back could not be taken: {exc!r}"
                 )

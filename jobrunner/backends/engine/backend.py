@@ -1,17 +1,17 @@
-"""What the backends over other engines (Dask, Ray, MPI) share.
+"""The common base of the backends that use another engine (Dask, Ray, MPI).
 
-The engine runs our calls as its own tasks, each through `in_worker.run`. Everything else is decided here, on one
-thread of this process: which call goes to the engine when, what follows the end of an attempt, and when a Future is
-done. So retries, dependencies, cancelling and errors are the same on each engine, and nothing polls: the engine's
-callbacks, the callers and timers put events into one queue.
+The engine runs calls as its own tasks, each through `in_worker.run`. All decisions are made here, on one thread of this
+process: which call goes to the engine next, what follows the end of an attempt, and when a Future is done. So retries,
+dependencies, cancelling and errors are the same on each engine. Nothing polls, because the engine's callbacks, the
+callers and timers put events into one queue.
 
     caller's threads                    this thread                        the engine's threads
     submit (Submission, NewCalls),      Attempts: handle events, take      arrived
-    cancel -> Events ------------->     from the lines, `_send` what   <-- Events
-                                        was taken; UnfinishedCalls
-                                        resolve the Futures
+    cancel -> Events ------------->     calls from the lines, `_send`  <-- Events
+                                        them; UnfinishedCalls: resolve
+                                        the Futures
 
-Subclasses carry calls to their engine and say what the engine's errors mean.
+Subclasses pass calls to their engine, and interpret the engine's errors.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from jobrunner.system import forks
 from jobrunner.system.atexit_hooks import finish_before_exit
 
 STOP_WAIT = 20.0
-"""Seconds that `cancel(running=True)` waits for the confirmed stop."""
+"""Maximum wait in seconds of `cancel(running=True)` for the confirmed stop."""
 
 KILL_WAIT = 10.0
-"""Seconds that `kill` waits for this backend's thread, which ends what it started."""
+"""Maximum wait in seconds of `kill` for this backend's thread, which ends what it has started."""
 
 
 def window_of(settings: BackendSettings) -> int | None:
-    """The option `window`. Raises ConfigError."""
+    """Return the option `window`, or None if it is not given; raise ConfigError for a bad value."""
     window = settings.extra.get("window")
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
         raise ConfigError(f"window={window!r}: must be an integer above 0, the number of calls")
@@ -62,30 +62,31 @@ def window_of(settings: BackendSettings) -> int | None:
 
 
 class EngineBackend(Backend):
-    """See the module. A subclass is ready to `_send` when it calls this class's `__init__`.
+    """The base class of backends that use another engine, which other packages derive from, too.
 
-    This class is what other packages derive from, and all that they use of it is here. So it has more methods than
-    other classes; what they do is done by its parts.
+    A subclass must be ready to `_send` when it calls this class's `__init__`. All that subclasses use is here, so this
+    class has more methods than others; they call its parts.
     """
 
     name: ClassVar[str]
     can_stop: ClassVar[bool] = False
-    """Whether a call that runs can be stopped: `cancel(running=True)`, and the option `timeout`."""
+    """Whether a running call can be stopped, by `cancel(running=True)` and by the option `timeout`."""
     why_not: ClassVar[str] = ""
-    """Why it cannot be, for the error."""
+    """The reason why a running call cannot be stopped, for the error."""
     shares_processes: ClassVar[bool] = False
-    """Whether a process of the engine's may have several calls when it dies, and nobody knows which of them ran."""
+    """Whether a process of the engine may have several calls when it dies, so that the guilty one is not known."""
 
     def __init__(self, settings: BackendSettings, *, extra: int | None = 0, ahead: bool = True) -> None:
-        """`extra`: calls that the engine gets beyond its slots; None: as many as there are.
+        """Start the backend's thread.
 
-        `ahead`: it gets more of short calls, which it must not run at the same time.
+        `extra` is the number of calls that the engine gets beyond its slots; None gives it all calls. With `ahead`, it
+        gets further ones of short calls, which it must not run at the same time.
         """
         self._show_output = settings.config.show_output
         self._initializer: DumpedFunction | None = None
         if settings.initializer is not None:
             self._initializer = serialization.dump_initializer(settings.initializer, settings.initargs)
-        # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
+        # The lock is reentrant, because the garbage collector may shut an executor down in a thread that holds it.
         self._lock = forks.lock()
         self._state = OpenState()
         self._killed = False
@@ -117,48 +118,52 @@ class EngineBackend(Backend):
 
     @abstractmethod
     def _slots(self) -> int:
-        """Calls that the engine can run at the same time now."""
+        """Return the number of calls that the engine can run at the same time now."""
 
     @abstractmethod
     def _send(self, calls: Sequence[Call]) -> None:
-        """Hand these to the engine; each ends with `arrived`, which may be called on any thread.
+        """Pass these calls to the engine, and set their `handle`.
 
-        Set `handle`. Raises whatever the engine raises; then none of `calls` whose `handle` is None was handed over.
+        At the end of each call, `arrived` must be called, on any thread. This method may raise any exception of the
+        engine; then the engine must not have those of `calls` whose `handle` is None.
         """
 
     def _stop(self, call: Call, hard: bool) -> None:
-        """Stop a call that the engine has; it ends with `arrived`. First softly, and then hard."""
+        """Stop a call that the engine has, which then ends with `arrived`; `hard` stops it by force."""
 
     @abstractmethod
     def _diagnose(self, call: Call, error: BaseException) -> AttemptFailure:
-        """What an error of the engine says."""
+        """Return the meaning of an error of the engine."""
 
     def _check_resources(self, resources: dict[str, float]) -> None:
-        """Raises NotSupportedError for those that can never be had. Called by callers."""
+        """Raise NotSupportedError for resources that can never be provided; called in the callers' threads."""
 
     def _let_go(self, call: Call) -> None:
-        """The call is done: drop what is kept for it."""
+        """Drop everything that is kept for this call, whose attempt has ended, or which was cancelled."""
 
     def _turned(self) -> None:
-        """Events were handled and calls sent, as far as there were any."""
+        """Note that the present events were handled, and that calls were sent."""
 
     @abstractmethod
     def _close(self, killed: bool) -> None:
-        """Close what this backend started, and only that."""
+        """Close everything that this backend has started, and nothing else."""
 
     def arrived(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
-        """For subclasses, on any thread: the end of an attempt, what `in_worker.run` gave or the engine's error."""
+        """Take the end of an attempt, with the result of `in_worker.run` or the engine's error.
+
+        Subclasses may call this on any thread.
+        """
         self._events.post(partial(self._attempts.on_end, call, attempt, back, error))
 
     def unfinished_calls(self) -> list[Call]:
-        """For subclasses, on any thread: all calls that are not done."""
+        """Return all calls that are not done; subclasses may call this on any thread."""
         return list(self._calls.by_id.values())
 
     def head(self, call: Call, *, apart: bool = False) -> tuple[Any, ...]:
-        """For subclasses: the first argument of what `engine_entry` makes.
+        """Return the first argument of the function that `entry` returns; subclasses call this.
 
-        `apart`: the large parts of its functions, `parts_of(call)`, are not in it. They are further arguments then,
-        after the third.
+        With `apart`, it does not contain the large parts of its functions, `parts_of(call)`, which must then be passed
+        as further arguments after the third.
         """
         options = call.options
         initializer = self._initializer
@@ -182,7 +187,10 @@ class EngineBackend(Backend):
         )
 
     def parts_of(self, call: Call) -> tuple[DumpedFunction, ...]:
-        """For subclasses: what its function and its initializer need, and what others may need as well."""
+        """Return the parts of the call's function and initializer, which other functions may have in common with them.
+
+        Subclasses call this.
+        """
         initializer = self._initializer
         return call.function.parts if initializer is None else call.function.parts + initializer.parts
 
@@ -253,11 +261,9 @@ class EngineBackend(Backend):
         ask = partial(self._events.post, partial(self._attempts.ask_to_stop, future))
         if not self.can_wait:
             ask()
-            return (
-                False  # a callback: the answer comes through this very thread, so nobody can wait for it here
-            )
+            return False  # this callback runs in the thread that brings the answer, so it cannot wait
         with self._cancel_waits.one_more(future) as wait:
-            if not future.done():  # else nobody may be left to answer
+            if not future.done():  # otherwise there may be no thread that answers
                 wait.wait(ask, STOP_WAIT, True)
         return future.cancelled()
 
@@ -284,7 +290,7 @@ class EngineBackend(Backend):
         return not self._thread.is_current
 
     def kill(self) -> None:
-        """What runs is stopped where the engine can; nobody waits for it otherwise."""
+        """Stop the running calls if the engine can do so; otherwise do not wait for them."""
         if not self._state.is_of_this_process:
             return
         with self._lock:
@@ -316,7 +322,7 @@ class EngineBackend(Backend):
             self._turned()
 
     def _end(self) -> Sequence[Callable[[], object]]:
-        """See BackendThread."""
+        """Return the steps of the end, for the BackendThread."""
         return (
             partial(self._pending.take_what_is_left, self._state.shut_down),
             self._stop_what_runs,
@@ -333,4 +339,4 @@ class EngineBackend(Backend):
 
 
 def nothing() -> None:
-    """Wakes a thread that waits for events."""
+    """Do nothing; posted as an event, it wakes the thread that waits for events."""

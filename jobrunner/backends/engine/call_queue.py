@@ -1,8 +1,8 @@
-"""The calls of an EngineBackend: what is known of each, and the lines in which they wait for their turn.
+"""The calls of an EngineBackend, and the lines in which they wait for their turn.
 
-An engine gets few calls more than it can run at a time; the others wait here. So what waits can always be cancelled,
-the most urgent goes first on engines that know no priority, and a process that dies takes no calls with it that
-merely waited at its door.
+An engine gets few calls more than it can run at the same time, and the others wait here. Therefore waiting calls can
+always be cancelled, the most urgent call goes first even on engines without priorities, and a process that dies does
+not harm calls that are only waiting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jobrunner.protocol.wire.payloads import Payload
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One submitted call. All but the Future belongs to the backend's thread."""
+    """One submitted call. Only the backend's thread uses its fields, except for the Future."""
 
     id: TaskId
     number: int
@@ -37,20 +37,20 @@ class Call:
     depth: int
     depends_on: Sequence[AnyFuture] = ()
     values: list[Payload] = field(default_factory=list)
-    """The results of `depends_on`, once these are done."""
+    """The pickled results of `depends_on`, once these Futures are done."""
     attempt: int = 0
-    """Those handed to the engine; the number of the present one."""
+    """The number of attempts that were sent to the engine, which is the number of the present one."""
     failures: int = 0
     crashes: int = 0
     history: list[str] = field(default_factory=list)
-    """A line per attempt that died."""
+    """A line for each attempt whose process died."""
     handle: Any = None
-    """What the engine gave for the present attempt; None while it is not there."""
+    """The engine's object for the present attempt; None while the engine does not have the call."""
     sent_at: float = 0.0
     stop: bool = False
-    """It was asked to stop while it ran."""
+    """True if the call was asked to stop while it ran."""
     main: ModuleType | None = None
-    """The `__main__` of the thread that has submitted it, where each thread has its own."""
+    """The `__main__` of the thread that has submitted the call, if each thread has its own."""
 
     @property
     def elements(self) -> int:
@@ -58,13 +58,13 @@ class Call:
 
 
 class Line:
-    """The calls that ask for the same resources; used by the backend's thread alone."""
+    """The waiting calls that require the same resources; only the backend's thread uses this."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Call]] = []
         self._average: float | None = None
         self.flying = 0
-        """Calls that the engine has."""
+        """The number of calls that the engine has."""
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -73,9 +73,10 @@ class Line:
         heapq.heappush(self._heap, (-call.options.priority, call.number, call))
 
     def take(self, slots: int | None, extra: int, *, ahead: bool) -> list[Call]:
-        """The next calls for the engine, which is to have those of `slots` (None: all there are), and `extra`.
+        """Return the next calls for the engine, so that it has a call for each of `slots`, and `extra` further ones.
 
-        `ahead`: and more where they are short, so that its workers do not wait for us.
+        If `slots` is None, return all waiting calls. With `ahead`, return further ones if calls are short, so that the
+        engine's workers do not wait for this process.
         """
         taken: list[Call] = []
         if slots is None:
@@ -85,17 +86,17 @@ class Line:
         while self._heap and len(taken) < room:
             call = heapq.heappop(self._heap)[2]
             call.future.confirm_running()
-            if not call.future.cancelled():  # one that the program has ended itself runs all the same
+            if not call.future.cancelled():  # if the program has resolved the Future, the call still runs
                 taken.append(call)
         self.flying += len(taken)
         return taken
 
     def measured(self, seconds: float) -> None:
-        """A call ran that long."""
+        """Note the duration of a call, in seconds."""
         if self._average is None:
             self._average = seconds
         else:
-            # What took longer than expected counts in full: the next calls must not be behind another such one.
+            # A call that took longer than expected counts more, because calls must not wait behind the next such call.
             self._average = max(
                 self._average + ENGINE_NEWEST_WEIGHT * (seconds - self._average), seconds * 0.5
             )
@@ -107,28 +108,28 @@ class Line:
 
 
 class Suspects:
-    """Calls whose process has died with others that it had, so that it is not known which of them was to blame.
+    """Calls whose process died while it had other calls, too, so that it is not known which of them killed it.
 
-    They are tried again at the same time, but one with its last chance goes while no other suspect does: a call that
-    kills its process must not take the same innocent one with it until both are given up. Used by the backend's thread
-    alone.
+    The suspects are tried again at the same time, but a call with its last chance runs while no other suspect does.
+    Otherwise a call that kills its process could repeatedly harm the same innocent call, until both reach the limit of
+    crashes. Only the backend's thread uses this.
     """
 
     def __init__(self, crash_limit: int) -> None:
         self._last_chance = crash_limit - 1
         self._waiting: list[Call] = []
         self._trying: list[tuple[Call, int]] = []
-        """Those let go, each with the number of its crashes by then."""
+        """The suspects that are being tried, each with its number of crashes before that."""
 
     def __len__(self) -> int:
-        """Calls that wait for their turn, or are being tried."""
+        """Return the number of calls that wait for their turn or are being tried."""
         return len(self._waiting) + len(self._trying)
 
     def add(self, call: Call) -> None:
         self._waiting.append(call)
 
     def take(self, unfinished: Container[str]) -> list[Call]:
-        """Those whose turn has come; `unfinished`: the ids of all calls of the backend that have no result yet."""
+        """Return the calls whose turn has come; `unfinished` has the ids of all pending calls of the backend."""
         self._trying = [
             (call, crashes)
             for call, crashes in self._trying

@@ -1,7 +1,7 @@
-"""The "dask" backend: calls are tasks of a Dask cluster, the user's own or one that is started here.
+"""The "dask" backend, whose calls are tasks of a Dask cluster, which the user or this backend has started.
 
-What Dask decides: which worker runs a call, and what happens to results until they are fetched. Results are fetched
-for many calls in one step, by a thread of their own, since a large one must not hold up the next calls.
+Dask chooses the worker that runs a call, and keeps results until they are fetched. A separate thread fetches the
+results of many calls in one step, because a large result must not delay the next calls.
 """
 
 from __future__ import annotations
@@ -40,23 +40,24 @@ from jobrunner.system.host import current_environment, module_path, usable_cpus
 
 LOOPBACK = "127.0.0.1"
 SCATTER_FROM = 1 << 20
-"""Bytes of arguments that do not go through the scheduler with their call, but to a worker before it."""
+"""Minimum size in bytes of arguments that go directly to a worker before their call, to relieve the scheduler."""
 
 PER_DEPTH = 1 << 20
-"""Added to the priority of calls of calls, which others wait for."""
+"""The addition to the priority of a call for each level of nesting, because other calls wait for nested ones."""
 
 SLOTS_KEPT = 2.0
-"""Seconds after which the number of the cluster's threads is asked for again."""
+"""Time in seconds after which the number of the cluster's threads is asked for again."""
 
 LEAVE_WAIT = 5.0
-"""Seconds that workers started here have to end."""
+"""Maximum time in seconds that workers which this backend has started have to end."""
 
 
 class DaskBackend(EngineBackend):
-    """`Executor("dask", ...)` with `address`, `scheduler_file` or `client`; without any, a cluster on this host.
+    """The backend `Executor("dask", ...)`, for a cluster given by `address`, `scheduler_file` or `client`.
 
-    Inside a Dask worker it is that worker's cluster. `window`: calls that the cluster has at one time.
-    Raises CoordinatorLostError when nobody answers at the address.
+    Without one of these, it uses the cluster of the Dask worker in which it is opened, or else starts one on this host.
+    `window` is the number of calls that the cluster has at the same time. Raises CoordinatorLostError if no scheduler
+    answers at the address.
     """
 
     name = "dask"
@@ -80,11 +81,11 @@ class DaskBackend(EngineBackend):
         self._fetcher.start()
         extra: int | None = 0
         if self._nested:
-            extra = None  # they wait for each other, so none may wait for its turn here
+            extra = None  # nested calls may wait for each other, so no call may wait for its turn here
         elif window is not None:
             extra = max(0, window - self.max_workers)
         elif self._own_cluster is None and self._limit is None:
-            extra = self.max_workers  # so that a cluster that grows by demand sees some
+            extra = self.max_workers  # a cluster that grows on demand must see waiting calls
         super().__init__(settings, extra=extra, ahead=self._limit is None)
 
     def _connect(self, settings: BackendSettings) -> Any:
@@ -141,7 +142,7 @@ class DaskBackend(EngineBackend):
             try:
                 count = sum(self._client_.nthreads().values())
             except OSError:
-                pass  # the scheduler is gone: its calls end with that
+                pass  # the scheduler is lost, and its calls end with that error
             self._counted = (now, count)
         return count if self._limit is None else min(self._limit, max(count, 1))
 
@@ -159,7 +160,7 @@ class DaskBackend(EngineBackend):
             priority = call.options.priority + call.depth * PER_DEPTH
             return priority, call.options.resources, len(self.parts_of(call))
 
-        for (priority, resources, _), group in groupby(calls, kind):  # they come with the most urgent first
+        for (priority, resources, _), group in groupby(calls, kind):  # the most urgent calls come first
             batch = list(group)
             apart = [self._parts_there.arguments(self.parts_of(call)) for call in batch]
             futures = self._client_.map(
@@ -183,14 +184,14 @@ class DaskBackend(EngineBackend):
                 )
 
     def _parts(self, payload: Payload) -> Any:
-        """A payload as an argument of a task: itself, or where it is large, a future of Dask's for it."""
+        """Return the form of a payload as an argument of a task; a large one becomes a future of Dask."""
         parts = copied(payload)
         if payload_size(payload) < SCATTER_FROM:
             return parts
         try:
             return self._client_.scatter([parts], hash=False)[0]
         except (OSError, TimeoutError):
-            return parts  # there is no worker yet
+            return parts  # there is no worker yet that could keep the payload
 
     def _give_part(self, payload: Payload) -> tuple[Any, bool]:
         argument = self._parts(payload)
@@ -239,7 +240,7 @@ class DaskBackend(EngineBackend):
             self._fetch_all([entry for entry in ended if entry is not None])
             if closed:
                 return
-            del ended  # the results must not live until the next ones come
+            del ended  # these results must not live until the next ones come
 
     def _fetch_all(self, ended: Sequence[tuple[Call, int, Any]]) -> None:
         done = [entry for entry in ended if entry[2].status == "finished"]
@@ -265,10 +266,10 @@ class DaskBackend(EngineBackend):
 
 
 class OwnCluster:
-    """A scheduler in this process and workers of one thread each in others, on loopback.
+    """A Dask cluster on loopback: a scheduler in this process, and worker processes with one thread each.
 
-    The workers are started through the command `dask worker`: multiprocessing would run the program's file again in
-    each of them, which goes wrong in one that has no main guard.
+    The workers are started by the command `dask worker`, because multiprocessing would run the program's file again in
+    each of them, which fails if the file has no main guard.
     """
 
     def __init__(self, workers: int) -> None:
@@ -277,7 +278,7 @@ class OwnCluster:
             n_workers=0,
             host=LOOPBACK,
             dashboard_address=f"{LOOPBACK}:0",
-            scheduler_kwargs={"allowed_failures": 0},  # we try again ourselves
+            scheduler_kwargs={"allowed_failures": 0},  # this backend decides whether a call runs again
             silence_logs=logging.CRITICAL,
         )
         self.address: str = self._cluster.scheduler_address
@@ -287,7 +288,7 @@ class OwnCluster:
         environment = {
             **current_environment(),
             "PYTHONPATH": os.pathsep.join(module_path()),
-            "DASK_DISTRIBUTED__WORKER__DAEMON": "False",  # calls may start processes of their own
+            "DASK_DISTRIBUTED__WORKER__DAEMON": "False",  # calls must be able to start processes of their own
         }
         self._process = subprocess.Popen(
             command,
@@ -309,7 +310,7 @@ class OwnCluster:
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Whatever is left of the processes that were started together with this one."""
+    """Kill the remaining processes of the group that this process leads."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -317,10 +318,10 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def address_in(path: Any, wait: float) -> str:
-    """What a scheduler has written into its `--scheduler-file`, or is about to, within `wait` seconds.
+    """Return the address in a scheduler's `--scheduler-file`, and wait at most `wait` seconds for the file.
 
-    distributed's own Client waits for the file without end. Raises CoordinatorLostError, or ConfigError where the
-    file cannot be read.
+    The Client of distributed waits for the file without a limit. Raises CoordinatorLostError if there is no address in
+    time, and ConfigError if the file cannot be read.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -342,7 +343,7 @@ def address_in(path: Any, wait: float) -> str:
 
 
 def of_this_worker(address: str | None) -> bool:
-    """Whether this is a task of Dask's, and the address (if any) that of its scheduler."""
+    """Return whether this code runs in a Dask task whose scheduler has the given address; None means any address."""
     try:
         own = distributed.get_worker().scheduler.address
     except ValueError:
@@ -351,12 +352,12 @@ def of_this_worker(address: str | None) -> bool:
 
 
 def begun(call: str) -> str:
-    """The name of the event that says that a call has begun."""
+    """Return the name of the Dask event that tells that a call has begun."""
     return f"jobrunner-begun-{call}"
 
 
 class EngineContext:
-    """See `engine_worker.EngineContext`."""
+    """The context of a call in a Dask worker, see `in_worker.EngineContext`."""
 
     interruptible = False
     keeps_results = True
@@ -377,7 +378,7 @@ class EngineContext:
 
 
 class Waiting:
-    """While a call waits, its thread is none of the worker's."""
+    """A hook for waits, during which the call's thread does not count as one of the Dask worker's threads."""
 
     def __init__(self) -> None:
         self._depth = 0

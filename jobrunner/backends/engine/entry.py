@@ -1,4 +1,4 @@
-"""The function that an engine runs in its workers, and that reports if they do not have jobrunner."""
+"""The function that an engine runs in its workers, which reports if they do not have jobrunner."""
 
 from __future__ import annotations
 

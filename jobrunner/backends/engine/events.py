@@ -1,4 +1,4 @@
-"""A queue of events for one thread, now or later; the thread sleeps until the next one comes."""
+"""A queue of events for one thread, which sleeps until the next event comes; events may have a delay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Event: TypeAlias = "Callable[[], None]"
 
 
 class Events:
-    """The queue. Any thread and the garbage collector may call `post`; only the one thread calls the rest."""
+    """The queue. Any thread and the garbage collector may call `post`; one thread calls the other methods."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -28,7 +28,7 @@ class Events:
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._number, event))
 
     def take(self) -> list[Event]:
-        """Wait for an event, and return all that have come."""
+        """Wait for an event, and return all events that have come."""
         events: list[Event] = []
         wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
         try:

@@ -1,13 +1,13 @@
-"""What runs in the workers of somebody else's engine: one call, from our bytes to our bytes.
+"""The execution of a call in a worker of another engine, from the pickled arguments to the pickled result.
 
-The engine carries a tuple of plain values each way, so that it needs none of our classes to route it:
+The engine passes a tuple of plain values each way, so that it needs no class of this package to route it:
 
     to the worker       (head, parts, values, *apart)    head: the fields of `Head`
     back                (status, duration, output, detail, parts)
 
-`parts` are the buffers of a payload; `values` are those of the results that the call needs; `apart` are the parts of
-the call's functions that are not in the head. A function is unpickled once per content hash and process. What is
-engine-specific is in the class `EngineContext` of the backend's module.
+`parts` are the buffers of a payload. `values` are the buffers of the results that the call depends on. `apart` are the
+parts of the call's functions that are not in the head. A function is unpickled once per content hash and process. The
+class `EngineContext` of the backend's module has everything that depends on the engine.
 """
 
 from __future__ import annotations
@@ -40,40 +40,42 @@ if TYPE_CHECKING:
     from jobrunner.calls.serialization import DumpedFunction
 
 PROTOCOL = 3
-"""Of the tuples above. A worker that has another version of jobrunner may still speak the same."""
+"""The version of the tuples above, which a worker with another version of jobrunner may have in common."""
 
 FUNCTIONS_KEPT = 256
-"""Unpickled functions that a worker's process keeps."""
+"""Maximum number of unpickled functions that a worker's process keeps, because they use memory."""
 
 FUNCTION_BYTES_KEPT = 128 * 1024 * 1024
-"""As FUNCTIONS_KEPT, bytes of what they were unpickled from; the last one may have more."""
+"""Maximum total size in bytes of the pickles of the functions that are kept; the last function may exceed it."""
 
 OWN_FILES = (__file__, CACHE_FILE)
 """The files whose frames precede those of a call in a traceback."""
 
 Fields = tuple[bytes, Any, "tuple[tuple[bytes, Any], ...]"]
-"""Of a function on its way: its key; its blob; and for each part its key and its blob, or None where that is apart. A
-blob of several buffers is a tuple of them."""
+"""A function in a message: its key, its blob, and the key and blob of each part; None stands for a blob that is apart.
+
+A blob of several buffers is a tuple of them.
+"""
 
 
 def fields_of(dumped: DumpedFunction, *, apart: bool) -> Fields:
-    """`apart`: without the blobs of the parts."""
+    """Return a function in the form for a message; with `apart`, the blobs of its parts are left out."""
     parts = tuple([(part.key, None if apart else wrapped(part.blob)) for part in dumped.parts])
     return dumped.key, dumped.blob if isinstance(dumped.blob, bytes) else wrapped(dumped.blob), parts
 
 
 def whole(fields: Fields, apart: Iterator[Any]) -> Fields:
-    """With what was apart."""
+    """Return a function with the blobs of parts that were left out, which are taken from `apart`."""
     key, blob, parts = fields
     return key, blob, tuple([(part, next(apart) if it is None else it) for part, it in parts])
 
 
 class Head(NamedTuple):
-    """All of a call but its arguments."""
+    """The properties of a call, except for its arguments."""
 
     protocol: int
     module: str
-    """Where the class `EngineContext` of the backend is."""
+    """The name of the module with the backend's class `EngineContext`."""
     backend: str
     function: Fields
     initializer: Fields | None
@@ -85,7 +87,7 @@ class Head(NamedTuple):
     retry_on: bytes | None
     timeout: float | None
     once: bool
-    """It must not begin a second time."""
+    """True if the call must not begin a second time."""
     show_output: bool
 
 
@@ -96,26 +98,29 @@ class EngineContext(Protocol):
     """The context of a call in an engine's worker."""
 
     name: str
-    """Of the worker."""
+    """The name of the worker."""
 
     address: str | None
-    """At which calls of the call reach the same engine, see `connections.connection_to`; None where they cannot."""
+    """The address at which nested calls reach the same engine, see `connections.connection_to`; None if they cannot."""
 
     waiting: blocking.Hook | None
     until: blocking.Until | None
     keeps_results: bool
-    """The engine keeps what `run` gives, and may send it later: it must not share memory with the call's objects."""
+    """True if the engine keeps the result of `run` and may send it later.
+
+    Then the result must not share memory with objects of the call.
+    """
 
     interruptible: bool
-    """Calls run in the main thread, where a signal can stop them."""
+    """True if calls run in the main thread, where a signal can stop them."""
 
     def begins(self, call: str) -> bool:
-        """Note that a call begins that may do so once; False where it has begun before."""
+        """Note that a call begins that may begin only once; return False if it has begun before."""
         ...
 
 
 class CallContext:
-    """See `task_context.Context`."""
+    """The context of code of the call, see `task_context.Context`."""
 
     def __init__(self, head: Head, engine: EngineContext, stops: Stops) -> None:
         self._engine = engine
@@ -139,7 +144,7 @@ def run(
     values: Sequence[tuple[Any, ...]],
     *apart: tuple[Any, ...],
 ) -> Back:
-    """Run one call. Raises nothing of the call's own."""
+    """Run one call, and return its outcome; an exception of the call is part of the outcome, and is not raised."""
     if fields[0] != PROTOCOL:
         text = f"the worker on {own_host()} has another version of jobrunner; install the same on both sides"
         return LOST, 0.0, [], {"error": text, "unable": True}, ()
@@ -153,7 +158,7 @@ def run(
         text = "the process of its first attempt died"
         return CRASHED, 0.0, [], {"error": text, "at_most_once": True}, ()
     if threading.current_thread() is not threading.main_thread():
-        threads.divide()  # others may run beside it, of other programs
+        threads.divide()  # other threads may run calls of other programs at the same time
     stops = Stops(head.timeout) if engine.interruptible else Stops.none()
     capture = Capture(head.show_output)
     task_context.install_in_thread(CallContext(head, engine, stops))
@@ -174,19 +179,19 @@ def run(
 
 
 def wrapped(payload: Payload) -> tuple[Any, ...]:
-    """The parts of a payload, so that an engine whose pickles have buffers beside them copies none."""
+    """Return the buffers of a payload in a form that engines with out-of-band pickle buffers do not copy."""
     if isinstance(payload, bytes):
         return (payload,)
     return tuple(pickle.PickleBuffer(part) for part in buffers_of(payload))
 
 
 def copied(payload: Payload) -> tuple[bytes, ...]:
-    """The parts of a payload, none of them shared with anybody who may still change it."""
+    """Return copies of the buffers of a payload, which share no memory with objects that may change."""
     return (payload,) if isinstance(payload, bytes) else tuple(map(bytes, buffers_of(payload)))
 
 
 def unwrapped(parts: Sequence[Buffer]) -> Payload:
-    """The payload of these parts, as they arrive."""
+    """Return the payload that consists of these received buffers."""
     return tuple(parts)
 
 
@@ -207,7 +212,7 @@ def _outcome(
                 value = fn(*args, **kwargs)
             else:
                 packed = unwrapped(parts)
-                # An exception while a stop is under way is the chunk's, and no element's.
+                # An exception during a stop belongs to the chunk, and not to an element.
                 results = run_fixed(
                     fn,
                     load_elements(packed),
@@ -246,7 +251,7 @@ def _bytes_of(parts: Sequence[Buffer]) -> int:
 
 
 class EngineFunctions:
-    """The functions of a worker's process, which come with the calls that name them; several threads may run calls."""
+    """The functions of a worker's process, which arrive with the calls that name them. Thread-safe."""
 
     def __init__(self, max_functions: int = FUNCTIONS_KEPT, max_bytes: int = FUNCTION_BYTES_KEPT) -> None:
         self._cache = FunctionCache(max_functions, max_bytes)
@@ -254,7 +259,7 @@ class EngineFunctions:
         self._initializing = threading.Lock()
 
     def get(self, fields: Fields, initializer: bytes | None = None) -> Callable[..., Any]:
-        """Return a function after its initializer, which has run; raise SerializationError if it cannot be loaded."""
+        """Return a function whose initializer has run; raise SerializationError if it cannot be loaded."""
         with self._loading:
             fn = self._cache.get(fields[0], initializer, lambda _: loaded(fields))
         return ready(fn)
@@ -266,8 +271,8 @@ class EngineFunctions:
 
 
 def loaded(fields: Fields) -> Loaded:
-    """Unpickle a function."""
-    # Within one process they come as they were wrapped.
+    """Unpickle a function, and return it with the size in bytes of its pickle."""
+    # Within one process, the buffers arrive as they were wrapped.
     blob: Payload = fields[1] if isinstance(fields[1], bytes) else tuple(map(memoryview, fields[1]))
     parts: dict[bytes, Payload] = {key: tuple(map(memoryview, buffers)) for key, buffers in fields[2]}
     fn = serialization.load_function(blob, parts)
@@ -275,7 +280,7 @@ def loaded(fields: Fields) -> Loaded:
 
 
 def initializer_error(exc: BaseException) -> InitializerError | None:
-    """Return the error for all calls that name an initializer that has raised `exc`; None if it was to be stopped."""
+    """Return the error for all calls that name an initializer that has raised `exc`, or None if it was stopped."""
     if not isinstance(exc, Exception):
         return None
     failure = InitializerError(f"the initializer failed in this worker: {serialization.describe(exc)}")

@@ -1,9 +1,9 @@
-"""The "mpi" backend: calls run in the processes of an MPI job, through mpi4py.futures.
+"""The "mpi" backend, which runs calls in the processes of an MPI job, through mpi4py.futures.
 
     mpiexec -n N python -m mpi4py.futures program.py        N - 1 workers; the program itself is the first process
 
-Without `mpiexec` the workers are spawned, where the MPI allows that. An MPI job lives and dies as a whole: where one
-of its processes dies, so does the program.
+Without `mpiexec` the workers are spawned, if the MPI implementation allows that. An MPI job ends as a whole: if one of
+its processes dies, the program dies, too.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from jobrunner.system.host import module_path
 
 
 class Finish:
-    """Stands among the threads of the pool that `python -m mpi4py.futures` ends once the program's file has run.
+    """An entry among the threads of the pool that `python -m mpi4py.futures` ends once the program's file has run.
 
-    That comes before the interpreter's exit, and calls may still be waiting here: they are finished first.
+    That happens before the interpreter's exit, while calls may still be waiting here; this entry finishes them first.
     """
 
     def put(self, _: None) -> None:
         finish_now()
 
     def join(self) -> None:
-        """It is no thread."""
+        """Do nothing, because there is no thread to join."""
 
 
 class MpiBackend(EngineBackend):
-    """`Executor("mpi")`, at most `max_workers` of the job's processes."""
+    """The backend `Executor("mpi")`, which uses at most `max_workers` of the job's processes."""
 
     name = "mpi"
     capabilities = frozenset(CAPABILITIES) - {
@@ -67,13 +67,13 @@ class MpiBackend(EngineBackend):
         self._finish = Finish()
         shared = getattr(_core, "SharedPool", None)
         if shared is not None:
-            shared.threads[self._finish] = self._finish  # before the pool, whose queue would be closed first
-            # It gives calls to its processes in turn. Where the one that was free last comes first, as many are used as
-            # there are calls at a time, and what calls leave in their process is found by the next ones.
+            shared.threads[self._finish] = self._finish  # first, or the pool's queue would be closed before
+            # The pool gives calls to its processes in turn. If the process that became free last is used first, only as
+            # many processes are used as there are calls at a time, and calls find what earlier calls left there.
             if shared.workers is not None:
                 shared.workers.pop = partial(deque.pop, shared.workers)
-        # Without `main`, the workers do not run the program's file: what it defines goes by value. Nor do they have the
-        # folder of that file on `sys.path` then.
+        # With `main=False`, the workers do not run the program's file, so its functions are sent by value. The folder
+        # of that file is then not on their `sys.path`, so `path` adds it.
         self._pool = MPIPoolExecutor(settings.max_workers, main=False, path=module_path())
         self._pool.bootup()
         self._size: int = self._pool.num_workers
@@ -106,7 +106,7 @@ class MpiBackend(EngineBackend):
 
 
 class EngineContext:
-    """See `engine_worker.EngineContext`."""
+    """The context of a call in an MPI process, see `in_worker.EngineContext`."""
 
     interruptible = False
     keeps_results = False
@@ -118,4 +118,4 @@ class EngineContext:
         self.name = f"rank {MPI.COMM_WORLD.Get_rank()}"
 
     def begins(self, call: str) -> bool:
-        return True  # MPI runs nothing again
+        return True  # MPI never repeats a call

@@ -1,4 +1,4 @@
-"""Calls of an EngineBackend that are submitted: each gets an id, and waits for the Futures among its arguments."""
+"""The submission of an EngineBackend's calls: each gets an id, and waits for the Futures among its arguments."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from jobrunner.script import per_thread as threads
 
 
 class NewCalls:
-    """The way of calls from the threads that submit them to `attempts`, on the backend's thread.
+    """Passes calls from the threads that submit them to `attempts`, on the backend's thread.
 
-    `lock` also guards `calls`, and `check_open`, which raises if no call is accepted any more. `cancel` is what
-    `Future.cancel` of these calls does.
+    `lock` also guards `calls` and `check_open`, which raises if no call is accepted any more. `Future.cancel` of these
+    calls calls `cancel`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class NewCalls:
         options: m.TaskOptions,
         futures: Sequence[AnyFuture] = (),
     ) -> Future[Any]:
-        """See `submission.Send`."""
+        """Add a call and return its Future, as `submission.Send` describes."""
         function = prepared.dumped
         future: Future[Any] = Future()
         with self._lock:
@@ -84,7 +84,7 @@ class NewCalls:
                     last = left == 0
                 if last:
                     self._events.post(partial(self._attempts.take_dependencies, call))
-            except BaseException as exc:  # nobody would tell the call any more
+            except BaseException as exc:  # otherwise the call would wait for ever
                 resolve(call.future, exception=exc)
                 self._events.post(partial(self._attempts.drop, call.id))
                 raise

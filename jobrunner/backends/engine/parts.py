@@ -1,6 +1,6 @@
-"""Parts of functions that an engine keeps: each is given to it once, for all calls of functions that have it.
+"""Parts of functions that an engine keeps, so that it gets each part once for all calls.
 
-This is for engines that have a way of their own for it. Others get the parts with each call, see `EngineBackend.head`.
+This is for engines that can keep objects. Other engines get the parts with each call, see `EngineBackend.head`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from jobrunner.protocol.wire.payloads import Payload, payload_size
 class PartsThere:
     """The parts that the engine has; only the backend's thread uses this.
 
-    `give` passes a payload to the engine. It returns what replaces the payload among the arguments of a call, and
-    whether the engine keeps it as long as we have that.
+    `give` passes a payload to the engine. It returns the object that replaces the payload among the arguments of a
+    call, and whether the engine keeps the payload as long as that object exists.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class PartsThere:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._there: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
-        """By key, the replacement of each part and its size in bytes; the longest unused ones come first."""
+        """The replacement of each part and its size in bytes, by the part's key; the longest unused ones come first."""
 
     def arguments(self, parts: Sequence[DumpedFunction]) -> list[Any]:
         """Return the replacements of the parts of one call, and keep as many further ones as permitted."""

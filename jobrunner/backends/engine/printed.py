@@ -1,4 +1,4 @@
-"""The output of a call in an engine's worker, which is kept for its client.
+"""The output of a call in an engine's worker, which is kept for the call's client.
 
 Several calls may run in one process, each in a thread of its own, so `sys.stdout` and `sys.stderr` are replaced once by
 streams that determine which call is writing. Output of C code and child processes goes to the descriptors, and is not
@@ -16,7 +16,7 @@ from typing import Any, cast
 from jobrunner.protocol.wire.messages import STDERR, STDOUT
 
 LIMIT = 1_000_000
-"""Maximum number of characters that are kept of one call."""
+"""Maximum number of characters of one call's output that are kept, because they travel with its outcome."""
 
 
 class Capture:
@@ -44,7 +44,7 @@ class Capture:
             self._pieces.append((number, text[:room]))
 
     def texts(self) -> list[tuple[int, str]]:
-        """Return pairs of stream and text; neighbours of one stream are in one piece."""
+        """Return pairs of stream and text; adjacent texts of one stream are joined."""
         texts: list[tuple[int, str]] = []
         for number, text in self._pieces:
             if texts and texts[-1][0] == number:

@@ -1,7 +1,8 @@
-"""The "ray" backend: calls are tasks of a Ray cluster, the user's own or one that is started here.
+"""The "ray" backend, whose calls are tasks of a Ray cluster, which the user or this backend has started.
 
-Ray tells apart what became of each task, and stops one alone, so calls have time limits here and can be stopped. It
-knows no priorities; these, and which call may be cancelled because it has not started, are decided on our side.
+Ray reports the fate of each task, and can stop a single one, so calls can have time limits and can be stopped. Ray has
+no priorities, so this process decides the order of calls, and which calls can be cancelled because they have not
+started.
 """
 
 from __future__ import annotations
@@ -32,27 +33,27 @@ from jobrunner.system.host import usable_cpus
 
 LOOPBACK = "127.0.0.1"
 PUT_FROM = 100 * 1024
-"""Bytes of arguments that go into Ray's object store, from which every worker of a host reads them."""
+"""Minimum size in bytes of arguments that go into Ray's object store, which all workers of a host read."""
 
 SLOTS_KEPT = 2.0
-"""Seconds after which the number of the cluster's CPUs is asked for again."""
+"""Time in seconds after which the number of the cluster's CPUs is asked for again."""
 
 LOOK_AGAIN = 0.5
-"""Seconds after which a call that waits looks whether what it waits for has come by another way."""
+"""Time in seconds after which a waiting call checks again, because its results may arrive by another way."""
 
 OWN_NAMES = {"cpu": "num_cpus", "num_cpus": "num_cpus", "gpu": "num_gpus", "num_gpus": "num_gpus"}
-"""Of our `resources`, in lower case, those that Ray has an option of its own for."""
+"""The options of Ray for resources that are not in its option `resources`, by lower-case names."""
 
 
 _lock = threading.Lock()
 _holders: set[int] = set()
-"""The backends that use the Ray that one of them has started, or connected to; the last one ends that."""
+"""The ids of the backends that use the Ray connection which one of them has opened; the last one closes it."""
 _started = False
-"""Whether that Ray was started: then it stays as it is."""
+"""Whether that Ray was started here, so that its resources do not change."""
 
 
 class Shared:
-    """Arguments in Ray's store, and the calls that use them there."""
+    """Arguments in Ray's object store, with the ids of the calls that use them."""
 
     def __init__(self, payloads: Sequence[Payload], reference: Any) -> None:
         self.payloads = payloads
@@ -61,9 +62,10 @@ class Shared:
 
 
 class RayBackend(EngineBackend):
-    """`Executor("ray", address=...)`; without one the Ray that this program has initialised, else one of its own.
+    """The backend `Executor("ray", address=...)`.
 
-    `window`: calls that the cluster has at one time. Raises CoordinatorLostError when there is no Ray at the address.
+    Without an address, it uses the Ray that this program has initialised, or else starts one. `window` is the number of
+    calls that the cluster has at the same time. Raises CoordinatorLostError if there is no Ray at the address.
     """
 
     name = "ray"
@@ -85,11 +87,11 @@ class RayBackend(EngineBackend):
         extra: int | None = 0
         if inside_worker():
             _nested.append(self)
-            extra = None  # they wait for each other, so none may wait for its turn here
+            extra = None  # nested calls may wait for each other, so no call may wait for its turn here
         elif window is not None:
             extra = max(0, window - self.max_workers)
         elif not self._own and self._limit is None:
-            extra = self.max_workers  # so that a cluster that grows by demand sees some
+            extra = self.max_workers  # a cluster that grows on demand must see waiting calls
         super().__init__(settings, extra=extra, ahead=self._limit is None)
 
     def _connect(self, settings: BackendSettings) -> None:
@@ -134,7 +136,7 @@ class RayBackend(EngineBackend):
 
     def _check_resources(self, resources: dict[str, float]) -> None:
         if not self._own:
-            return  # it may be a cluster that grows by demand
+            return  # the cluster may grow on demand
         there = {name.lower(): amount for name, amount in ray.cluster_resources().items()}
         for name, amount in resources.items():
             if there.get(name.lower().removeprefix("num_").removesuffix("s"), 0) < amount:
@@ -165,13 +167,13 @@ class RayBackend(EngineBackend):
         self.arrived(call, attempt, None if error is not None else done.result(), error)
 
     def _argument(self, call: Call, payloads: Sequence[Payload], index: int | None) -> Any:
-        """The parts of these payloads (or of the one at `index`), as an argument: themselves, or a reference."""
+        """Return the form of these payloads, or of the one at `index`, as an argument; a large one is a reference."""
         parts: Any = [wrapped(payload) for payload in payloads]
         if index is not None:
             parts = parts[index]
         if sum(map(payload_size, payloads)) < PUT_FROM:
             return parts
-        key = tuple(map(id, payloads))  # the chunks of a pack have one payload
+        key = tuple(map(id, payloads))  # the chunks of a pack share one payload
         shared = self._shared.get(key)
         if shared is None:
             shared = self._shared[key] = Shared(payloads, ray.put(parts))
@@ -229,7 +231,7 @@ class RayBackend(EngineBackend):
 
 
 def options_of(call: Call) -> dict[str, Any]:
-    """Ray's options for our resources."""
+    """Return Ray's options for the resources of a call."""
     options: dict[str, Any] = {}
     others: dict[str, float] = {}
     for name, amount in call.options.resources:
@@ -244,16 +246,16 @@ def options_of(call: Call) -> dict[str, Any]:
 
 
 def inside_worker() -> bool:
-    """Whether this is a task of Ray's."""
+    """Return whether this code runs in a Ray task."""
     return bool(ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
 
 
 _nested: list[RayBackend] = []
-"""Those of this worker's process, whose calls its call may wait for."""
+"""The backends of this worker's process; the call that runs here may wait for calls of theirs."""
 
 
 def yield_slot(ready: Callable[[], bool], timeout: float | None) -> None:
-    """Wait for calls of this call. Ray gives a task's CPU to others only while it waits in `ray.wait` or `ray.get`."""
+    """Wait for nested calls in `ray.wait`, because Ray lends a task's CPU only during `ray.wait` and `ray.get`."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while not ready():
         calls = [call for backend in _nested for call in backend.unfinished_calls()]
@@ -271,7 +273,7 @@ def yield_slot(ready: Callable[[], bool], timeout: float | None) -> None:
 def wait_for_news(
     ready: Callable[[], bool], calls: Sequence[Call], done: Sequence[Any], timeout: float
 ) -> None:
-    """Wait until the calls that are done are resolved, or where none is with Ray yet, until one is."""
+    """Wait until the Futures of `done` are resolved; if `done` is empty, wait until Ray has one of the calls."""
 
     def news() -> bool:
         if done:
@@ -284,7 +286,7 @@ def wait_for_news(
 
 
 class EngineContext:
-    """See `engine_worker.EngineContext`."""
+    """The context of a call in a Ray worker, see `in_worker.EngineContext`."""
 
     interruptible = True
     keeps_results = False
@@ -295,7 +297,7 @@ class EngineContext:
         self.name = here.get_node_id()
         self.address = f"ray+{here.gcs_address}"
         self.until = yield_slot
-        let_sigterm_end_children()  # Ray's workers have a handler in Python
+        let_sigterm_end_children()  # Ray's workers have a Python handler for SIGTERM, which children would inherit
 
     def begins(self, call: str) -> bool:
-        return True  # Ray itself runs it once
+        return True  # Ray itself runs the call only once

@@ -1,8 +1,8 @@
 """The stop of a call that runs in the main thread of an engine's worker, by its time limit or an interrupt.
 
-A signal handler raises KeyboardInterrupt in the call. A call that swallows it is interrupted again each second, and its
-process is killed in the end. So is a call that holds the interpreter's lock, by the timer of faulthandler, which needs
-no lock.
+A signal handler raises KeyboardInterrupt in the call. A call that swallows it is interrupted again each second, and in
+the end its process is killed. If the call holds the interpreter's lock, the timer of faulthandler, which does not need
+the lock, ends the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INTERRUPTIONS = 3
 
 
 class Stops:
-    """A context manager around a call, which stops it."""
+    """A context manager around a call, which stops the call."""
 
     def __init__(self, timeout: float | None = None, *, install: bool = True) -> None:
         self.asked = False

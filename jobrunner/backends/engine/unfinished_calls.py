@@ -1,4 +1,4 @@
-"""The calls of an EngineBackend that are not done, from their submission to the end of their Futures."""
+"""The pending calls of an EngineBackend, from their submission until their Futures are resolved."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from jobrunner.script import per_thread as threads
 
 
 class UnfinishedCalls:
-    """What is known of each call, beside its Future, which `pending` resolves.
+    """The records of the calls, whose Futures `pending` resolves.
 
-    Callers add to it with the backend's lock held; the backend's thread does the rest.
+    Callers add calls with the backend's lock held; the backend's thread calls the other methods.
     """
 
     def __init__(self, pending: PendingCalls, cancel_waits: CancelWaits) -> None:
         self._pending = pending
         self._cancel_waits = cancel_waits
         self.by_id: dict[str, Call] = {}
-        """For others to read."""
+        """The calls by their ids; other classes may only read this."""
 
     def add(self, call: Call) -> None:
         self.by_id[call.id] = call
@@ -46,13 +46,13 @@ class UnfinishedCalls:
             self._pending.fail(call.id, error)
 
     def answer(self, future: Future[object]) -> None:
-        """End the waits of threads that want this call to be stopped, which is done."""
+        """End the waits of threads that have asked to stop this call, because it is done."""
         wait = self._cancel_waits.of(future)
         if wait is not None:
             wait.end()
 
     def clear(self) -> None:
-        """Forget all of them, with what the engine gave for them, once their Futures are resolved."""
+        """Drop all calls, and the engine's objects for them, once their Futures are resolved."""
         for call in self.by_id.values():
             call.handle = None
         self.by_id = {}

@@ -1,1 +1,1 @@
-"""The client's core."""
+"""The core of the client: a state machine without I/O, in parts."""

@@ -1,4 +1,4 @@
-"""Where the calls of pending bundles are found: the id of a call names the open part of its bundle's id."""
+"""The index that finds the pending bundle of a call: the id of a call contains the open part of its bundle's id."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from jobrunner.protocol.wire.ids import TaskId, open_part
 
 
 class BundleIndex:
-    """The pending bundles of a client."""
+    """The pending bundles of a client, which can be found by the ids of their calls."""
 
     def __init__(self) -> None:
         self._ids: dict[str, TaskId] = {}
-        """By the open parts of their ids."""
+        """The ids of the pending bundles, by their open parts."""
 
     def add(self, bundle: TaskId) -> None:
         self._ids[open_part(bundle)] = bundle

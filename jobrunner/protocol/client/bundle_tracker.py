@@ -1,4 +1,7 @@
-"""The fate of the calls of bundles, as the client sees it; a part of the client's core, see `bundles`."""
+"""The calls of pending bundles: which of them are to be cancelled, and what becomes of them when a bundle ends.
+
+`protocol.bundles` describes bundles.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,19 @@ from jobrunner.protocol.wire.kinds import Bundle
 from jobrunner.protocol.wire.payloads import Payload
 
 ENDS_THAT_SPLIT = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
-"""The outcomes of a bundle that do not tell the outcomes of all of its calls."""
+"""The statuses of a bundle's outcome that do not tell the outcomes of all of its calls."""
 
 
 def must_split(outcome: m.Outcome) -> bool:
-    """Return whether a call of the bundle may end differently on its own, as if only all together were too large."""
+    """Return whether a call of the bundle may end differently on its own.
+
+    For example, all calls together may be too large although each of them is not.
+    """
     return outcome.status in ENDS_THAT_SPLIT or bool(outcome.detail and "too_large" in outcome.detail)
 
 
 class BundleTracker:
-    """What is wished of the pending bundles of one client, and what follows when they end."""
+    """Follows the pending bundles of one client: notes cancel requests for their calls, and handles their ends."""
 
     def __init__(
         self,
@@ -89,13 +95,13 @@ class BundleTracker:
             self._split(spec, b"", 0)
 
     def leftovers(self) -> list[object]:
-        """Return everything that is kept; for tests."""
+        """Return everything that is kept for bundles; for tests."""
         return [*self._wishes, *self._unwanted]
 
     def _split(self, spec: m.TaskSpec, results: Payload, start: int, runs: bool = False) -> None:
         """Submit the calls from `start` on as tasks of their own.
 
-        `runs` tells that the first of them is running already.
+        `runs` tells that the first of these calls is running already.
         """
         wishes, unwanted = self._wishes.get(spec.id, {}), spec.id in self._unwanted
         self._effects.append(BundleSplit(spec.id, results, start))

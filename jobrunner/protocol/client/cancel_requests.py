@@ -1,4 +1,4 @@
-"""What a client has asked the coordinator to cancel, and what it has cancelled itself.
+"""The cancel requests of a client to its coordinator, and the tasks that the client has cancelled by itself.
 
 A request is repeated in each session until its task has ended or the coordinator has refused it.
 """
@@ -15,13 +15,16 @@ from jobrunner.protocol.wire.ids import TaskId
 
 
 class CancelRequests:
-    """The cancel requests without an answer; `session` brings them to the coordinator, by way of `effects`."""
+    """The cancel requests without an answer.
+
+    Messages to the coordinator are made by `session`, and added to `effects`.
+    """
 
     def __init__(self, session: Session, effects: list[Effect]) -> None:
         self._session = session
         self._effects = effects
         self.unanswered: dict[TaskId, bool] = {}
-        """By task; the value tells whether it is to be stopped if it runs."""
+        """The tasks with a request; the value tells whether a task is to be stopped even if it runs."""
         self._unsent: list[m.CancelRequest] = []
         """The requests that have not been sent in this session."""
         self._refused: list[TaskId] = []
@@ -41,7 +44,7 @@ class CancelRequests:
     def take_refused(self, ids: Iterable[TaskId]) -> list[TaskId]:
         """Drop the requests that the coordinator has refused, and return their tasks.
 
-        A later request that stops running tasks too is still to be answered.
+        The coordinator has yet to answer a later request that also stops a running task, so that request is kept.
         """
         refused = [t for t in ids if not self.unanswered.get(t, False)]
         for task_id in refused:
@@ -49,17 +52,17 @@ class CancelRequests:
         return refused
 
     def note_refused(self, tasks: list[TaskId]) -> None:
-        """Note that these tasks run and were not cancelled, which is reported in this turn."""
+        """Note that these tasks run and were not cancelled; the program is told so in this turn."""
         self._refused += tasks
 
     def tell_cancelled(self, outcomes: list[m.Outcome]) -> None:
-        """Tell the coordinator, in this turn, which bundles and which calls of bundles are no longer wanted."""
+        """Tell the coordinator in this turn that these bundles and calls of bundles are no longer wanted."""
         self._cancelled_here += outcomes
 
     def answer(self, is_to_stop: Callable[[TaskId], bool]) -> None:
         """Report the refusals of this turn, except for tasks with a later request to stop them even if they run.
 
-        `is_to_stop` tells that of calls in bundles.
+        `is_to_stop` tells whether a call of a bundle has such a request.
         """
         refused = [t for t in self._refused if not (self.unanswered.get(t) or is_to_stop(t))]
         self._refused = []
@@ -67,15 +70,15 @@ class CancelRequests:
             self._effects.append(AnswerCancel(refused))
 
     def session_opened(self) -> None:
-        self._cancelled_here.clear()  # who needs them is named again, and then asks
+        self._cancelled_here.clear()  # tasks that depend on them are submitted again, and then ask for the outcomes
         self._unsent = [m.CancelRequest(t, running) for t, running in self.unanswered.items()]
 
     def leftovers(self) -> list[object]:
-        """Return everything that is kept; for tests."""
+        """Return the requests that are kept; for tests."""
         return [*self.unanswered, *self._unsent]
 
     def send(self, now: float) -> None:
-        """Send everything; only while the session is open."""
+        """Send everything that has gathered; call this only while the session is open."""
         if self._cancelled_here:
             outcomes, self._cancelled_here = self._cancelled_here, []
             for told in batches(outcomes, of_outcome):

@@ -1,4 +1,4 @@
-"""What follows a wish to cancel: a task that was not sent ends here, and the coordinator is asked about the others."""
+"""The cancelling of a client's tasks: one that was not sent ends here, and the coordinator is asked for the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobrunner.protocol.wire.kinds import Bundle
 
 
 class Cancelling:
-    """The wishes of the program and of those to whom it gave ids, and the coordinator's refusals."""
+    """Handles cancel requests, of the program and of others who know a task's id, and the coordinator's refusals."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Cancelling:
         self._effects = effects
 
     def cancel(self, ids: Iterable[TaskId], running: bool, slots: int = 0) -> None:
-        """Cancel these tasks or calls of bundles; `running` stops running ones too.
+        """Cancel these tasks or calls of bundles; with `running`, stop them even if they run.
 
-        `slots`: except those that so many slots are about to begin.
+        If `slots` is not 0, the tasks that the free ones among so many slots are about to begin are not cancelled.
         """
         outcomes = []
         for task_id in self._beyond(ids, slots) if slots else ids:
@@ -64,7 +64,7 @@ class Cancelling:
         self._cancel_requests.note_refused(refused + calls)
 
     def _beyond(self, ids: Iterable[TaskId], slots: int) -> list[TaskId]:
-        """Return those of `ids` that do not run and that no free slot can begin now, in their order of starting."""
+        """Return the given tasks, except those that the free ones among `slots` slots are about to begin."""
         specs, running = self._tasks.specs, self._tasks.running
         ids = list(ids)
         free = max(0, slots - len(running))

@@ -1,14 +1,16 @@
-"""The client's state machine: what each event, and each turn, consists of.
+"""The client's state machine, which handles events and performs turns.
 
-`handle` takes one event and returns effects. What was submitted is kept until its outcome has arrived. Calls wait here
-until the coordinator's window has room for them, highest priority first; then they are sent at the turn's `Tick`, all
-that have gathered in one message. When a session is lost, everything unfinished is simply submitted again under its old
-id: the coordinator joins what it already has. `_tick` has the order of a turn, and `_welcomed` that of a new session.
+`handle` takes one event and returns effects. A task is kept until its outcome has arrived. Tasks wait here until the
+coordinator's window has room for them, highest priority first. At the turn's `Tick`, all tasks for which there is room
+are sent in one message. When a session is lost, all unfinished tasks are submitted again under their old ids, and the
+coordinator recognizes those that it already has. `_tick` defines the order of a turn, and `_welcomed` that of a new
+session.
 
-The parts: `pending_tasks` (the tasks without an outcome), `send_window` and `submission_queue` (which of them the
-coordinator has, and which are next), `functions` (their functions), `endings` (what follows an outcome),
-`bundle_tracker` and `bundle_index` (bundles, and their calls), `cancelling` and `cancel_requests` (what is not wanted
-any more), `inquiries` (queries and watches), and `leaving`.
+The client consists of these parts: `pending_tasks` (the tasks without an outcome), `send_window` and
+`submission_queue` (the tasks that the coordinator has, and the tasks that are sent next), `functions` (the functions of
+the tasks), `endings` (the handling of outcomes), `bundle_tracker` and `bundle_index` (bundles and their calls),
+`cancelling` and `cancel_requests` (the tasks that are no longer wanted), `inquiries` (queries and watches), and
+`leaving` (the client's end).
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ from jobrunner.protocol.wire.payloads import payload_size
 
 
 class ClientCore:
-    """See the module. It makes the parts, and has the session with the coordinator.
+    """The client's core, as the module describes it. It creates the parts, and has the session with the coordinator.
 
     All parts add their effects to one list, so that these are performed in the order in which they were caused.
     `connect_timeout` and `reconnect_timeout` are in seconds, and None means no limit.
@@ -74,7 +76,7 @@ class ClientCore:
         reconnect_timeout: float | None = None,
     ) -> None:
         self._effects: list[Effect] = []
-        """The effects of the event that is being handled; the parts add theirs."""
+        """The effects of the event that is being handled; all parts add their effects to this list."""
         effects = self._effects
         session = self.session = Session(
             lambda serial: dataclasses.replace(hello, serial=serial), rng, now, hello.peer_timeout
@@ -140,7 +142,7 @@ class ClientCore:
 
     def _reply_with_results(self, event: ResultReplyRequested, now: float) -> None:
         if not self.session.open:
-            return  # it will be asked again
+            return  # the coordinator asks again in the next session
         replies = [m.ResultReply(some) for some in batches(event.outcomes, of_outcome)]
         replies += [m.ResultReply([], some) for some in batches(event.unknown, of_id)]
         for reply in replies:
@@ -163,7 +165,7 @@ class ClientCore:
             self._effects.append(ConnectionLost(self.session.loss))
 
     def _welcomed(self, message: m.Welcome, now: float) -> None:
-        """Submit everything again that the coordinator may have had before; the tick sends what is new."""
+        """Submit all tasks again that the coordinator may have had before; the tick sends the new ones."""
         self._leaving.session_opened()
         later = self._tasks.session_opened()
         self._effects.append(Connected(message.slots))
@@ -181,7 +183,7 @@ class ClientCore:
             self._effects.append(AnnounceRunning(running))
 
     def _cancel(self, message: m.Cancel, _: float) -> None:
-        """Cancel calls for somebody who was given their ids."""
+        """Cancel calls for another client that knows their ids."""
         for request in message.requests:
             self._cancelling.cancel([request.id], request.running)
 
@@ -203,7 +205,7 @@ class ClientCore:
 
     def _send_tasks(self, now: float, *, unlimited: bool = False) -> None:
         while too_large := self._window.send(now, unlimited=unlimited):
-            self._endings.take(too_large)  # maybe of a bundle, whose calls go on their own
+            self._endings.take(too_large)  # this queues the calls of a bundle that is too large one by one
 
     HANDLERS: ClassVar[Mapping[type[Event], Callable[[ClientCore, Any, float], None]]] = {
         SubmitRequested: _submit,
@@ -219,7 +221,7 @@ class ClientCore:
         HandshakeFailed: lambda core, event, _: core.session.handshake_failed(event),
         DrainRequested: lambda core, _event, _now: core._leaving.leave(),
     }
-    """What follows an event; a client has no other ones."""
+    """The handlers of events, by type; a client receives no other types."""
 
     MESSAGES: ClassVar[Mapping[type[m.Message], Callable[[ClientCore, Any, float], None]]] = {
         m.Outcomes: lambda core, message, _: core._endings.take(message.outcomes),
@@ -235,4 +237,4 @@ class ClientCore:
         m.Capacity: lambda core, message, _: core._effects.append(CapacityChanged(message.slots)),
         m.Reply: lambda core, message, _: core._inquiries.replied(message),
     }
-    """What follows a message; any other one changes nothing."""
+    """The handlers of messages, by type; messages of other types have no effect."""

@@ -1,4 +1,4 @@
-"""What follows the outcomes of tasks: the program's Futures are resolved, or something of the task goes on."""
+"""The handling of outcomes: the program's Futures are resolved, or a part of the task continues as another task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobrunner.protocol.wire.kinds import Bundle
 
 
 class Endings:
-    """Takes outcomes, and learns from them how many calls a bundle may have."""
+    """Handles outcomes, and learns from them how many calls a bundle may have."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Endings:
                 and outcome.detail
                 and "setup" in outcome.detail
             ):
-                self._effects.append(InitializerFailed(outcome))  # none of the pending ones can run
+                self._effects.append(InitializerFailed(outcome))  # no pending task can run
                 continue
             if spec is not None:
                 self.limits.learn(spec, outcome)
@@ -66,7 +66,7 @@ class Endings:
             self._effects.append(ResolveTasks(fresh))
 
     def _divided(self, chunk: m.TaskSpec, outcome: m.Outcome) -> None:
-        """Handle the division of a chunk: wait for the part that continues, and let the program submit the others."""
+        """Handle the division of a chunk: wait for the part that continues, and let the program submit the rest."""
         stop = stop_of(chunk, outcome)
         if stop is None:
             error = "it was divided where it has no elements"

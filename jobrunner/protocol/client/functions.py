@@ -1,6 +1,6 @@
-"""The functions of a client's unfinished tasks, and which of them the coordinator knows.
+"""The functions of a client's unfinished tasks, and the functions that the coordinator knows.
 
-A definition is kept as long as an unfinished task, or a function of one, uses it: a new session may need it again.
+A definition is kept as long as an unfinished task or its function uses it, because a new session may need it again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class SubmittedFunctions:
         """The number of unfinished tasks that use each function, and of other functions of which it is a part."""
 
     def add(self, definitions: Iterable[m.FunctionDef]) -> None:
-        """Keep the definitions that are new; their tasks follow, and then `drop_unused`."""
+        """Keep the definitions that are new.
+
+        Call `retain` for their tasks next, and then `drop_unused`.
+        """
         for definition in definitions:
             if definition.key not in self.definitions:
                 self.definitions[definition.key] = definition
@@ -35,7 +38,7 @@ class SubmittedFunctions:
                     self._users[part] = self._users.get(part, 0) + 1
 
     def drop_unused(self, definitions: Iterable[m.FunctionDef]) -> None:
-        """Drop those of the definitions that no task uses."""
+        """Drop the given definitions that no task uses."""
         for definition in definitions:
             if definition.key not in self._users:
                 self._drop(definition.key)
@@ -48,7 +51,7 @@ class SubmittedFunctions:
                 users[key] = users.get(key, 0) + 1
 
     def release(self, spec: m.TaskSpec) -> None:
-        """Count the task no more, and drop the functions that nobody else uses."""
+        """Remove a task from the users of its functions, and drop the functions that have no other user."""
         users = self._users
         for key in (spec.body.function, spec.body.initializer):
             if key is None:
@@ -87,7 +90,7 @@ class SubmittedFunctions:
         return functions, self.known.overflow(len(named))
 
     def excess(self, spec: m.TaskSpec, most: int) -> m.Outcome | None:
-        """Return the outcome of a task of which a function has more than `most` bytes; None if all are small enough."""
+        """Return the outcome of a task if one of its functions has more than `most` bytes, or None."""
         for key in (spec.body.function, spec.body.initializer):
             definition = None if key is None else self.definitions[key]
             if definition is None:
@@ -102,7 +105,7 @@ class SubmittedFunctions:
         return None
 
     def leftovers(self) -> list[object]:
-        """Return everything that is kept; for tests."""
+        """Return the functions that are kept; for tests."""
         return [*self.definitions, *self._users]
 
     def check_invariants(self, pending: Mapping[TaskId, m.TaskSpec]) -> None:

@@ -1,6 +1,6 @@
-"""What a program wants to know of the coordinator: its queries, and how tasks of others end.
+"""The questions of a program to the coordinator: queries, and watches, which ask how tasks of others end.
 
-Both are sent again in each session until they are answered.
+Queries and watches are sent again in each session until they are answered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from jobrunner.protocol.wire.ids import TaskId
 
 
 class Inquiries:
-    """The queries without an answer, and the watched tasks; `pending` are the client's own tasks."""
+    """The queries without an answer, and the watched tasks.
+
+    `pending` contains the client's own tasks, which need not be watched.
+    """
 
     def __init__(self, pending: Container[TaskId], session: Session, effects: list[Effect]) -> None:
         self._pending = pending
@@ -48,16 +51,16 @@ class Inquiries:
         del self.watched[task_id]
 
     def session_opened(self, now: float) -> None:
-        """Ask again what has no answer; the watches follow with `send`."""
+        """Send the queries without an answer again; `send` does so for the watches."""
         self._effects += [self._session.send(query, now) for query in self._queries.values()]
         self._unsent_watches = list(self.watched)
 
     def leftovers(self) -> list[object]:
-        """Return everything that is kept; for tests."""
+        """Return the queries and watches that are kept; for tests."""
         return [*self._queries.values(), *self.watched, *self._unsent_watches]
 
     def send(self, now: float) -> None:
-        """Send the new watches; only while the session is open."""
+        """Send the new watches; call this only while the session is open."""
         if self._unsent_watches:
             watches, self._unsent_watches = self._unsent_watches, []
             for ids in batches(watches, of_id):

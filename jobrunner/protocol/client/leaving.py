@@ -1,4 +1,4 @@
-"""How a client ends: the program asks for it, or the client gives up, because there is no coordinator for it."""
+"""The end of a client: the program asks for it, or the client gives up because it cannot reach a coordinator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jobrunner.protocol.wire import messages as m
 
 
 class Leaving:
-    """Whether the client is to leave, and whether it has ended.
+    """Decides when the client ends, and knows whether it has ended.
 
     `connect_timeout` and `reconnect_timeout` are in seconds, and None means no limit.
     """
@@ -23,13 +23,13 @@ class Leaving:
         self._session = session
         self._effects = effects
         self._timeout = connect_timeout
-        """Seconds without a session after which the client gives up."""
+        """The time without a session after which the client gives up, in seconds; None means no limit."""
         self._reconnect_timeout = reconnect_timeout
         self._was_open = False
         self._asked = False
-        """The program has ended."""
+        """True once the program has asked for the end."""
         self.stopped = False
-        """Nothing happens here any more."""
+        """True once the client has ended; it does nothing more."""
 
     def leave(self) -> None:
         """Leave at the end of this turn."""
@@ -40,13 +40,13 @@ class Leaving:
         self._timeout = self._reconnect_timeout
 
     def give_up_at(self) -> float | None:
-        """Return when the client gives up if no session is opened before; None for never."""
+        """Return the time at which the client gives up unless a session is opened before; None means never."""
         if self._session.open or self._timeout is None:
             return None
         return self._session.seeking_since + self._timeout
 
     def leave_if_due(self, now: float) -> None:
-        """End, if the program has ended or the time for a session is over."""
+        """End the client if the program has asked for it, or if no session was opened in time."""
         if self._asked:
             if self._session.open:
                 self._effects.append(self._session.send(m.Goodbye(), now))

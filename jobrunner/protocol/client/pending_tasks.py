@@ -1,4 +1,4 @@
-"""The tasks of a client that have no outcome: each is kept here from its submission to its end."""
+"""The tasks of a client that have no outcome, each of which is kept here from its submission to its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobrunner.protocol.wire.kinds import Bundle
 
 
 class PendingTasks:
-    """The only writer of `specs`, the tasks without an outcome in the order of submission, and of who runs."""
+    """The only writer of `specs`, the tasks without an outcome in the order of submission, and of `running`."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class PendingTasks:
         self._cancel_requests = cancel_requests
 
     def add(self, spec: m.TaskSpec, *, regained: bool = False) -> None:
-        """Take charge of a task whose functions are known.
+        """Keep a task until its end; its functions must have been added before.
 
-        `regained` tells that the coordinator has had it as a part of another one, see `SendWindow.regain`.
+        `regained` tells that the coordinator has had this task as a part of another one, see `SendWindow.regain`.
         """
         self.specs[spec.id] = spec
         if isinstance(spec.body.kind, Bundle):
@@ -64,12 +64,15 @@ class PendingTasks:
         self.running.update(t for t in ids if t in self.specs)
 
     def is_call(self, task_id: TaskId) -> bool:
-        """Return whether the task is pending and not a bundle, of whose calls only one can have started."""
+        """Return whether the task is pending and is not a bundle.
+
+        When a bundle starts, only one of its calls can have started.
+        """
         spec = self.specs.get(task_id)
         return spec is not None and not isinstance(spec.body.kind, Bundle)
 
     def session_opened(self) -> list[m.TaskSpec]:
-        """Queue the tasks for the new session, see `SendWindow.session_opened`."""
+        """Queue the tasks for the new session, and return those to enqueue later, see `SendWindow.session_opened`."""
         self.running.clear()
         self._functions.session_opened()
         return self._window.session_opened()

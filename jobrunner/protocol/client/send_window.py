@@ -1,8 +1,9 @@
-"""Which of a client's tasks the coordinator has, and which are sent to it next.
+"""The choice of the tasks that a client sends to its coordinator next, and the tasks that the coordinator has.
 
-The coordinator's window bounds the unfinished tasks of a client and their bytes. The other tasks wait here. A task that
-depends on one that waits is sent after it, so that tasks that cannot run yet do not fill the window in front of what
-they wait for. Tasks that the coordinator has had before, as parts of bundles or chunks, pass the window.
+The coordinator's window limits the number of a client's unfinished tasks and their bytes. The other tasks wait here. A
+task that depends on a waiting task is sent after it; otherwise tasks that cannot run yet could fill the window and keep
+out the tasks that they wait for. Tasks that the coordinator has had before, as parts of bundles or chunks, are sent
+even if the window is full.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class SendWindow:
         self._sent: set[TaskId] = set()
         """The pending tasks that the coordinator has in this session."""
         self._sent_bytes = 0
-        """The payload of these."""
+        """The size in bytes of the payloads of the tasks in `_sent`."""
         self._followers: dict[TaskId, list[m.TaskSpec]] = {}
-        """By a task that waits to be sent, the tasks that depend on it and are queued after it."""
+        """For each task that waits to be sent, the tasks that depend on it and are queued after it."""
 
     def has_sent(self, task_id: TaskId) -> bool:
         """Return whether the coordinator has the task in this session."""
@@ -66,15 +67,15 @@ class SendWindow:
     def regain(self, spec: m.TaskSpec) -> None:
         """Have a task sent in this turn that the coordinator has had as a part of another one.
 
-        Such a task may be running, or another task may depend on it, so it must not wait for a window that other such
-        tasks fill.
+        Such a task may be running, or another task may depend on it. So it must not wait for room in the window, which
+        may be full of other tasks of this kind.
         """
         self._sent.add(spec.id)
         self._sent_bytes += payload_size(spec.body.payload)
         self._regained.append(spec)
 
     def discard(self, spec: m.TaskSpec) -> None:
-        """Drop a task that is no longer pending, and queue those that were to follow it."""
+        """Drop a task that is no longer pending, and queue the tasks that were to follow it."""
         task_id = spec.id
         if task_id in self._sent:
             self._sent.remove(task_id)
@@ -83,9 +84,9 @@ class SendWindow:
             self._let_follow(task_id)
 
     def session_opened(self) -> list[m.TaskSpec]:
-        """Queue what the coordinator may have had before, and return the other pending tasks.
+        """Queue the tasks that the coordinator may have had before, and return the other pending tasks.
 
-        These are to be enqueued after everything that is queued now has been sent.
+        The caller enqueues the returned tasks after everything that is queued now has been sent.
         """
         sent_before, self._sent = self._sent, set()
         self._sent_bytes = 0
@@ -101,13 +102,13 @@ class SendWindow:
         return later
 
     def send(self, now: float, *, unlimited: bool = False) -> list[m.Outcome]:
-        """Send all tasks for which the window has room, in one message if possible; a task above it goes alone.
+        """Send all tasks for which the window has room, in one message if possible.
 
-        Returns the outcomes of tasks that are larger than the coordinator accepts. What follows from these may be
-        further tasks to send.
+        A task that is larger than the window is sent alone; `unlimited` ignores the window. Return the outcomes of
+        tasks that are larger than the coordinator accepts; handling these outcomes may queue further tasks.
         """
         too_large: list[m.Outcome] = []
-        # What goes on of a chunk may have ended by now.
+        # The part of a chunk that continues may have ended by now.
         regained, self._regained = [s for s in self._regained if s.id in self._pending], []
         for tasks in batches(regained, of_task):
             self._submit(tasks, now)
@@ -120,14 +121,14 @@ class SendWindow:
         assert self._sent_bytes == sum(payload_size(self._pending[t].body.payload) for t in self._sent)
 
     def leftovers(self) -> list[object]:
-        """Return everything that is kept; for tests."""
+        """Return the tasks that were sent or wait; for tests."""
         queued = self._queue.peek()
         return [*self._sent, *self._followers, *([] if queued is None else [queued])]
 
     def _unsent(self, task_id: TaskId) -> TaskId | None:
-        """Return the task with which this one will be sent to the coordinator, itself or its bundle.
+        """Return the task that will bring this one to the coordinator, which is itself or its bundle.
 
-        None if it was sent.
+        Return None if the task was sent, or is not pending.
         """
         if task_id not in self._pending:
             bundle = self._bundle_with(task_id)
@@ -142,7 +143,10 @@ class SendWindow:
                 self.enqueue(spec)
 
     def _take(self, unlimited: bool, too_large: list[m.Outcome]) -> list[m.TaskSpec]:
-        """Return the waiting tasks for the next message, as far as the window has room; too large ones end here."""
+        """Return the waiting tasks for the next message, as far as the window has room.
+
+        Tasks that are too large end here: their outcomes are added to `too_large`.
+        """
         welcome = self._session.welcome
         spec = self._queue.peek()
         if spec is None or welcome is None:
@@ -180,8 +184,8 @@ class SendWindow:
         return tasks
 
     def _excess(self, spec: m.TaskSpec, most: int) -> m.Outcome | None:
-        """Return the outcome of a task of which a part is larger than the coordinator accepts, if there is one."""
-        decoded = self._session.link.peer_timeout > 0  # not within one process
+        """Return the outcome of a task if the coordinator does not accept its size, or None if it does."""
+        decoded = self._session.link.peer_timeout > 0  # within one process there are no limits
         if decoded and len(spec.depends_on) > MAX_DEPENDENCIES:
             error = (
                 f"it needs the results of {len(spec.depends_on):,} other calls, and a call may need"
@@ -193,7 +197,7 @@ class SendWindow:
         return self._functions.excess(spec, most)
 
     def _submit(self, tasks: list[m.TaskSpec], now: float) -> None:
-        """Send these tasks, with the functions that the coordinator does not know."""
+        """Send these tasks, with those of their functions that the coordinator does not know."""
         functions, dropped = self._functions.to_send(tasks)
         size = sum([payload_size(spec.body.payload) for spec in tasks])
         size += sum([payload_size(definition.blob) for definition in functions])

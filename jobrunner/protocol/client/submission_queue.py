@@ -9,13 +9,13 @@ from jobrunner.protocol.wire import messages as m
 
 
 class SubmissionQueue:
-    """The tasks that wait for room in the window."""
+    """The tasks that wait until the window has room for them."""
 
     __slots__ = ("_lanes", "_order")
 
     def __init__(self) -> None:
         self._lanes: dict[int, deque[m.TaskSpec]] = {}
-        """The tasks of each priority, negated so that the most urgent lane has the smallest key."""
+        """The tasks by their negated priority, so that the most urgent tasks have the smallest key."""
         self._order: list[int] = []
         """A heap of the keys of `_lanes`."""
 
@@ -28,7 +28,7 @@ class SubmissionQueue:
         lane.append(spec)
 
     def peek(self) -> m.TaskSpec | None:
-        """Return the task that is next; None if no task waits."""
+        """Return the next task to send, or None if no task waits."""
         while self._order:
             lane = self._lanes[self._order[0]]
             if lane:
