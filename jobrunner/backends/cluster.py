@@ -36,6 +36,8 @@ class ClusterConnection(Connection):
         super().__init__("cluster", config.peer_timeout)
         self._config = config
         self._local: LocalCluster | None = None
+        self._has_had_calls = False
+        """Whether somebody waits for a call, as the commands that only ask do not."""
         self._said_lost = False
         try:
             self.address = (
@@ -108,6 +110,7 @@ class ClusterConnection(Connection):
         return self.address
 
     def first_call(self, caller: Caller) -> None:
+        self._has_had_calls = True
         if self._local is None:  # an embedded cluster has its own workers, which need no slot of this process
             first_call(caller)
         else:
@@ -131,6 +134,8 @@ class ClusterConnection(Connection):
     def on_connection_lost(self, effect: ConnectionLost) -> None:
         if self._local is not None:
             return  # the thread of the embedded cluster reports what went wrong, see `when_failed`
+        if not self._has_had_calls:
+            return  # nobody waits for it
         self._said_lost = True
         limit = self._config.reconnect_timeout
         LOGGER.warning(

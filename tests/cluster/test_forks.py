@@ -23,7 +23,7 @@ from jobrunner import Executor
 
 executor = Executor("cluster", max_workers=1)
 executor.submit(print).result()
-local = executor._lifetime.backend._local
+local = executor._lifetime.backend._connection._local
 child = os.fork()
 if not child:
     signal.pause()

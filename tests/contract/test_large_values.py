@@ -320,7 +320,7 @@ def test_an_embedded_cluster_that_dies_gets_the_arguments_again(kind, make_execu
     kept = executor.submit(zoo.echo, array_of(8)).result()
     futures = [executor.submit(wait_and_sum, array_of(number)) for number in range(5)]
     zoo.wait_for(str(tmp_path / "started"))
-    os.kill(executor._lifetime.backend._local._process.pid, signal.SIGKILL)
+    os.kill(executor._lifetime.backend._connection._local._process.pid, signal.SIGKILL)
     (tmp_path / "gate").touch()
     assert [int(future.result().max()) for future in futures] == [1, 2, 3, 4, 5]
     assert (kept == 8).all()

@@ -156,6 +156,21 @@ def install(seed: str, share: float) -> Places:
             before("get")
             return super().get(block, timeout)
 
+    def class_for_ours(real: type[Any], ours: type[Any]) -> type[Any]:
+        """A class, since our modules also derive from it: such a class is as it would be without this."""
+
+        class Either(real):  # type: ignore[misc]
+            def __new__(cls, *arguments: Any, **named: Any) -> Any:
+                if cls is not Either:
+                    return super().__new__(cls)
+                return (ours if is_ours() else real)(*arguments, **named)
+
+        def is_ours() -> bool:
+            name = sys._getframe(2).f_globals.get("__name__", "")
+            return name.startswith(MODULES) and not name.startswith(NOT_THESE)
+
+        return Either
+
     def made_for_ours(real: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
         def make(*arguments: Any, **named: Any) -> Any:
             name = sys._getframe(1).f_globals.get("__name__", "")
@@ -168,10 +183,10 @@ def install(seed: str, share: float) -> Places:
     for real, ours in (
         (real_lock, Lock),
         (real_rlock, RLock),
-        (threading.Condition, Condition),
-        (threading.Event, Event),
     ):
         setattr(module, ours.__name__, made_for_ours(real, ours))
+    for real_class, our_class in ((threading.Condition, Condition), (threading.Event, Event)):
+        setattr(module, our_class.__name__, class_for_ours(real_class, our_class))
     module = queue
     module.SimpleQueue = made_for_ours(queue.SimpleQueue, SimpleQueue)
     return places
