@@ -66,8 +66,8 @@ def permits(options: TaskOptions) -> bool:
     return options[_SHARED:] == _PLAIN
 
 
-_SHARED = 2
-"""The number of the first options, name and priority, which the calls of a bundle share."""
+_SHARED = TaskOptions._fields.index("retries")
+"""The number of the options before it, name and priority, which the calls of a bundle share."""
 _PLAIN = TaskOptions()[_SHARED:]
 """The defaults of the other options; a call with another value travels alone."""
 
