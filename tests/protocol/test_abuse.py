@@ -13,7 +13,7 @@ from support.cores import DOUBLE, bundle, call, client_peer, named, ok, record, 
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.chunks import part_id
-from jobrunner.protocol.coordinator import missing_modules, piece_index, reports, scheduler, sessions
+from jobrunner.protocol.coordinator import missing_modules, ownership, piece_index, reports, sessions
 from jobrunner.protocol.coordinator.accounts import Quota
 from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
 from jobrunner.protocol.coordinator.dispatcher import LEFT_OVER
@@ -71,7 +71,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(cls, method, counting)
 
     count(missing_modules, "needed")
-    count(scheduler, "whole_of")
+    count(ownership, "whole_of")
     count(piece_index, "whole_of")
     count(reports, "index_of_call")
     count(reports, "short_id")
