@@ -194,7 +194,6 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "workers.in_process_worker": (CONTRACT, "cluster/test_daemons.py"),
     "workers.lifetime_ties": ("workers/test_slot_pool.py", "contract/test_ending.py"),
     "workers.memory_limit": ("cluster/test_memory.py", "workers/test_slot_pool.py"),
-    "workers.slot_context": ("contract/test_context.py",),
     "workers.slot_effects": (CONTRACT, "cluster/test_daemons.py"),
     "workers.slot_functions": ("workers/test_child.py", "contract/test_initializers.py"),
     "workers.slot_process": ("workers/test_slot_pool.py",),

@@ -6,6 +6,7 @@ import os
 import threading
 
 from jobrunner.nested.task_context import TASK_ADDRESS, TASK_WORKER, Task
+from jobrunner.system import conditions
 from jobrunner.workers.crash_board import CrashBoard
 from jobrunner.workers.framing import CONNECT
 from jobrunner.workers.interrupts import Interrupts, RunningTask
@@ -25,7 +26,7 @@ class SlotContext:
         self._asking = threading.Lock()
         self._may_connect = False
         """Whether the worker's coordinator listens, as far as is known; under `_asking`."""
-        self._answered = threading.Event()
+        self._answered = conditions.Event()
         self._refusal = ""
         """The reason why this slot may not connect; the control thread sets it."""
 
