@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 import msgpack
 
@@ -29,6 +29,7 @@ from jobrunner.protocol.wire.messages import (
     ERROR,
     OK,
     SPLIT,
+    Assignment,
     Detail,
     FunctionKey,
     Outcome,
@@ -36,6 +37,8 @@ from jobrunner.protocol.wire.messages import (
     TaskSpec,
 )
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
+
+Task = TypeVar("Task", TaskSpec, Assignment)
 
 MAX_FUNCTIONS = 10_000
 """Maximum number of functions whose durations a client remembers."""
@@ -148,7 +151,7 @@ def whole_of(task: TaskId) -> TaskId:
     return TaskId(task.partition(SEPARATOR)[0])
 
 
-def call_of(bundle: TaskSpec, index: int, payload: Payload) -> TaskSpec:
+def call_of(bundle: Task, index: int, payload: Payload) -> Task:
     """Return one call of a bundle as a task of its own."""
     body = bundle.body._replace(payload=payload, kind=SINGLE_CALL)
     return bundle._replace(id=call_id(bundle.id, index), body=body)

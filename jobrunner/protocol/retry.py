@@ -11,7 +11,7 @@ from enum import Enum
 from typing import NamedTuple, TypeAlias
 
 from jobrunner.protocol.wire.kinds import Bundle, Kind
-from jobrunner.protocol.wire.messages import CRASHED, ERROR, LOST, TIMED_OUT, TaskOptions
+from jobrunner.protocol.wire.messages import CRASHED, ERROR, LOST, TIMED_OUT, Status, TaskOptions
 
 
 class Consequence(Enum):
@@ -49,7 +49,7 @@ def backoff(failures: int, start: float | None = None) -> float:
 
 def decide(
     options: TaskOptions,
-    status: int,
+    status: Status,
     *,
     failures: int = 0,
     crashes: int = 0,
@@ -80,7 +80,7 @@ def decide(
     return FINISH
 
 
-def is_split_after(status: int, kind: Kind, elements: int) -> bool:
+def is_split_after(status: Status, kind: Kind, elements: int) -> bool:
     """Return whether a client splits a task after this outcome, instead of having it run again as a whole.
 
     After the death of its process it splits a chunk around the element that was running, which costs the other

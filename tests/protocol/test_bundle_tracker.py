@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from support.cores import DOUBLE, bundle, call, client, ended, ids, ok, results, spec, split
+from support.client_calls import sent, submit
+from support.cores import bundle, call, client, ended, ids, ok, results, spec, split
 
 from jobrunner.protocol.effects import (
     AnnounceRunning,
@@ -9,19 +10,9 @@ from jobrunner.protocol.effects import (
     BundleSplit,
     CancelRequested,
     ResolveTasks,
-    SubmitRequested,
 )
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
-
-
-def submit(world, *tasks):
-    world.handle(SubmitRequested(list(tasks), [DOUBLE]))
-
-
-def sent(world, *tasks):
-    submit(world, *tasks)
-    assert ids(world.heard_one(m.Submit).tasks) == ids(tasks)
 
 
 def cancel(world, *tasks, running=False):

@@ -1,25 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from support.cores import DOUBLE, client, ids, spec
+from support.client_calls import cancel, sent, submit
+from support.cores import client, ids, spec
 
-from jobrunner.protocol.effects import AnswerCancel, CancelRequested, ResolveTasks, SubmitRequested
+from jobrunner.protocol.effects import AnswerCancel, CancelRequested, ResolveTasks
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
-
-
-def submit(world, *tasks, functions=(DOUBLE,)):
-    world.handle(SubmitRequested(list(tasks), list(functions)))
-
-
-def cancel(world, *numbers, running=False):
-    world.handle(CancelRequested([TaskId(f"c-{n}") for n in numbers], running))
-
-
-def sent(world, *tasks, functions=(DOUBLE,)):
-    """Submit, and swallow the one message that results."""
-    submit(world, *tasks, functions=functions)
-    assert ids(world.heard_one(m.Submit).tasks) == ids(tasks)
 
 
 def test_an_unsent_task_is_cancelled_here():

@@ -1,37 +1,20 @@
 from __future__ import annotations
 
+from support.client_calls import sent, submit
 from support.cores import DOUBLE, HALVE, KEY, OTHER_KEY, client, ids, ok, spec
 
 from jobrunner.protocol.effects import (
     AnnounceRunning,
-    CancelRequested,
     CapacityChanged,
     Connected,
     ConnectionLost,
     QueryRequested,
     ResolveTasks,
     ShowOutput,
-    SubmitRequested,
     Unreachable,
 )
 from jobrunner.protocol.link import ACK_DELAY
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.ids import TaskId
-
-
-def submit(world, *tasks, functions=(DOUBLE,)):
-    world.handle(SubmitRequested(list(tasks), list(functions)))
-
-
-def cancel(world, *numbers, running=False):
-    world.handle(CancelRequested([TaskId(f"c-{n}") for n in numbers], running))
-
-
-def sent(world, *tasks, functions=(DOUBLE,)):
-    """Submit, and swallow the one message that results."""
-    submit(world, *tasks, functions=functions)
-    assert ids(world.heard_one(m.Submit).tasks) == ids(tasks)
-
 
 # --- submitting ---------------------------------------------------------------------------------------------------
 

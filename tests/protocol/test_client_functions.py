@@ -1,21 +1,12 @@
 from __future__ import annotations
 
-from support.cores import DOUBLE, HALVE, KEY, client, ids, ok, spec
+from support.client_calls import sent, submit
+from support.cores import DOUBLE, HALVE, KEY, client, ok, spec
 
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import QuotaError
-from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
+from jobrunner.protocol.effects import ResolveTasks
 from jobrunner.protocol.wire import messages as m
-
-
-def submit(world, *tasks, functions=(DOUBLE,)):
-    world.handle(SubmitRequested(list(tasks), list(functions)))
-
-
-def sent(world, *tasks, functions=(DOUBLE,)):
-    """Submit, and swallow the one message that results."""
-    submit(world, *tasks, functions=functions)
-    assert ids(world.heard_one(m.Submit).tasks) == ids(tasks)
 
 
 def test_a_function_travels_once_even_if_it_was_not_needed_for_a_while():

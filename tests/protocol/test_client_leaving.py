@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from support.cores import DOUBLE, client, spec
+from support.client_calls import submit
+from support.cores import client, spec
 
 from jobrunner.protocol.effects import (
     Connected,
@@ -9,13 +10,8 @@ from jobrunner.protocol.effects import (
     GiveUp,
     HandshakeFailed,
     Stop,
-    SubmitRequested,
 )
 from jobrunner.protocol.wire import messages as m
-
-
-def submit(world, *tasks, functions=(DOUBLE,)):
-    world.handle(SubmitRequested(list(tasks), list(functions)))
 
 
 def test_it_gives_up_when_nobody_has_ever_answered_in_time():

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from support.cores import DOUBLE, client, ids, ok, spec
+from support.client_calls import submit
+from support.cores import client, ids, ok, spec
 
-from jobrunner.protocol.effects import CancelRequested, SubmitRequested
+from jobrunner.protocol.effects import CancelRequested
 from jobrunner.protocol.wire import messages as m
-
-
-def submit(world, *tasks, functions=(DOUBLE,)):
-    world.handle(SubmitRequested(list(tasks), list(functions)))
 
 
 def test_the_window_bounds_the_unfinished_tasks():

@@ -18,9 +18,10 @@ from jobrunner.coordinator.journal.payload_files import Reference, size_in
 from jobrunner.protocol.coordinator.task import call_size
 from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.wire.batches import of_definition, of_outcome, of_value
+from jobrunner.protocol.wire.checks import checked_kind
 from jobrunner.protocol.wire.codec_functions import value_functions
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Chunk, Kind
+from jobrunner.protocol.wire.kinds import SINGLE_CALL, Bundle, Kind
 from jobrunner.protocol.wire.messages import (
     DEFAULT_OPTIONS,
     CallBody,
@@ -241,7 +242,7 @@ def read_kind(written: Any) -> Kind:
         return SINGLE_CALL
     if isinstance(written, int):
         return Bundle(written)
-    return Bundle(*written) if len(written) == 1 else Chunk(*written)
+    return checked_kind(written)
 
 
 def with_payload(spec: TaskSpec, payload: Payload) -> TaskSpec:

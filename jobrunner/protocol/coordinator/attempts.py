@@ -265,7 +265,7 @@ class Attempts:
         else:
             self._endings.finish(record, outcome, FAILED, now)
 
-    def _verdict(self, record: TaskRecord, status: int, *, final: bool = False) -> retry.Verdict:
+    def _verdict(self, record: TaskRecord, status: m.Status, *, final: bool = False) -> retry.Verdict:
         """Return what follows this end of the record's attempt, which its counts include already."""
         return retry.decide(
             record.body.options,

@@ -57,8 +57,13 @@ class OrphanedTask:
         """The approximate size in bytes."""
         size = ORPHAN_BYTES
         if self.outcome is not None:
-            size += kept_size(self.outcome.payload) + of_outcome(self.outcome)
+            size += outcome_size(self.outcome)
         return size if self.wait is None else size + of_wait(self.wait)
+
+
+def outcome_size(outcome: m.Outcome) -> int:
+    """Return the approximate size in bytes of an outcome that is kept."""
+    return kept_size(outcome.payload) + of_outcome(outcome)
 
 
 class Orphans:
@@ -114,7 +119,7 @@ class Orphans:
     def ended(self, task_id: TaskId, outcome: m.Outcome) -> None:
         """Keep the outcome of an orphaned task for its client."""
         orphan = self._orphans[task_id]
-        if self._is_too_much(orphan.worker, kept_size(outcome.payload) + of_outcome(outcome)):
+        if self._is_too_much(orphan.worker, outcome_size(outcome)):
             self.take(task_id)
             return
         if orphan.outcome is None:

@@ -264,7 +264,7 @@ class Submission:
             record = self._tasks.get(spec.id)
             if record is None:
                 continue  # its dependency did not succeed
-            record.restore(progress, once=spec.body.options.at_most_once)
+            record.restore(progress)
             if spec.body.options.at_most_once and record.timer:
                 reason = WaitReason.MAY_HAVE_RUN if record.begun else WaitReason.REATTACHMENT
                 record.wait_for(reason, record.timer)

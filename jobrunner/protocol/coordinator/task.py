@@ -265,14 +265,14 @@ class TaskRecord:
         self.ended = self.attempt
         self.unbegun += 1
 
-    def restore(self, progress: Progress, *, once: bool) -> None:
-        """Continue the counts of an earlier coordinator; `once`: it runs at most once.
+    def restore(self, progress: Progress) -> None:
+        """Continue the counts of an earlier coordinator.
 
-        A journal has the attempts of other tasks when they have ended, and those of such a task when they begin.
+        A journal has the attempts of a task when they have ended; those of one that runs at most once, when they begin.
         """
         self.attempt, self.failures, self.crashes, _, self.unbegun = progress
         self.history = list(progress.history) or None
-        self.ended = 0 if once else progress.attempt
+        self.ended = 0 if self.body.options.at_most_once else progress.attempt
 
     def continue_from(self, chunk: TaskRecord) -> None:
         """Continue the counts of a chunk of which this task is the part that runs on."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from jobrunner.protocol.bundles import call_of
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.effects import DivideChunk, Effect, SlotDivided, SlotSplit
 from jobrunner.protocol.session import Session
-from jobrunner.protocol.wire.ids import SlotId, TaskId, call_id
-from jobrunner.protocol.wire.kinds import SINGLE_CALL
+from jobrunner.protocol.wire.ids import SlotId, TaskId
 from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.announcements import Announcements
 from jobrunner.protocol.worker.local_tasks import LocalTasks
@@ -53,8 +53,8 @@ class Splitting:
         if slot is None or task is None or not task.bundled:
             return
         bundle = task.assignment
-        call = call_id(bundle.id, event.running)
-        if task.stop_reason is None and call in self._local_tasks.tasks:
+        running = call_of(bundle, event.running, b"")._replace(attempt=1, unbegun=0)
+        if task.stop_reason is None and running.id in self._local_tasks.tasks:
             # The bundle is an old one whose calls the client has named since, so one of the two attempts must end.
             self._stopping.stop(task, now)
         if task.stop_reason is not None:
@@ -65,8 +65,7 @@ class Splitting:
         self._local_tasks.end(
             task, excess or outcomes.split(task, event.running, event.payload, self._settings)
         )
-        running = bundle.body._replace(payload=b"", kind=SINGLE_CALL)
-        self._local_tasks.go_on(task, bundle._replace(id=call, attempt=1, body=running, unbegun=0))
+        self._local_tasks.go_on(task, running)
         self._announcements.repeat(task)
         if excess is not None:  # the client then submits each of the calls again
             self._stopping.stop(task, now)
